@@ -1,0 +1,326 @@
+"""Models and updates as flat float32 vectors in safetensors files.
+
+In memory a model is a mapping from parameter names to arrays; on disk it is one safetensors file whose data section
+lies in the order of its ``Layout``, without gaps. So the whole file is also *one* vector of shape ``(P,)`` that can
+be memory-mapped and folded block by block without knowing the names. Everything is float32: what a task holds in
+another type is converted at the task.
+
+Shape letters: P parameters of the model.
+
+The format is that of the safetensors library (8 bytes of header length, JSON header, data); its own writer wants all
+tensors in memory at once, which is why the streaming writer is here. Reading through the library is a test.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import math
+import mmap
+import os
+import struct
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fl.errors import JournalError, StorageError
+
+F32 = npt.NDArray[np.float32]
+Arrays = Mapping[str, F32]
+
+WRITE_BLOCK_BYTES = 4 << 20
+"""How much is written and hashed at a time."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Layout:
+    """Names and shapes of a model's parameters, in the order in which they lie in the vector."""
+
+    entries: tuple[tuple[str, tuple[int, ...]], ...]
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Layout:
+        """The layout of a mapping, in its own order."""
+        return cls(tuple((name, tuple(array.shape)) for name, array in arrays.items()))
+
+    @property
+    def size(self) -> int:
+        """P: how many parameters there are."""
+        return sum(math.prod(shape) for _, shape in self.entries)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the vector."""
+        return 4 * self.size
+
+    def split(self, vector_P: F32) -> dict[str, F32]:
+        """The vector as named arrays that share its memory."""
+        arrays, start = {}, 0
+        for name, shape in self.entries:
+            stop = start + math.prod(shape)
+            arrays[name] = vector_P[start:stop].reshape(shape)
+            start = stop
+        return arrays
+
+    def difference(self, other: Layout) -> str | None:
+        """The first way in which another layout differs, in words; ``None`` if they are equal."""
+        mine, theirs = dict(self.entries), dict(other.entries)
+        for name, shape in mine.items():
+            if name not in theirs:
+                return f"{name} is missing"
+            if theirs[name] != shape:
+                return f"{name} has shape {list(theirs[name])}, expected {list(shape)}"
+        for name in theirs:
+            if name not in mine:
+                return f"{name} is not a parameter of the model"
+        return None if self == other else "the parameters are in another order"
+
+
+class ArrayFile:
+    """A safetensors file in layout order, memory-mapped read-only.
+
+    Attributes:
+        path: Where it is.
+        layout: Names and shapes.
+        metadata: The header's free text fields.
+        vector_P: The whole data section, float32, shape ``(P,)``; valid until ``close``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Map the file.
+
+        Raises:
+            JournalError: If it is missing, cut short, or not a float32 safetensors file without gaps.
+        """
+        self.path = path
+        try:
+            with path.open("rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as err:
+            raise JournalError(f"cannot read {path}: {err}") from err
+        try:
+            self.layout, self.metadata, start = _read_header(memoryview(self._map))
+            self.vector_P: F32 = np.frombuffer(self._map, np.float32, self.layout.size, start)
+        except (ValueError, KeyError, TypeError, struct.error) as err:
+            raise JournalError(f"{path} is not a whole safetensors file: {err}") from err
+
+    def arrays(self) -> dict[str, F32]:
+        """Named views into the map."""
+        return self.layout.split(self.vector_P)
+
+    def release(self) -> None:
+        """Give the mapped pages back: they are read again when touched, and no longer count as ours."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+
+    def close(self) -> None:
+        """Unmap as soon as no view is left."""
+        del self.vector_P
+        with contextlib.suppress(BufferError):  # a view is still alive: the map goes with it
+            self._map.close()
+
+    def __enter__(self) -> ArrayFile:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class ArrayWriter:
+    """Writes a file of arrays piece by piece, hashing it on the way.
+
+    The file grows under ``<path>.part`` and appears under its name only when it is whole; a writer that is left by an
+    exception removes what it wrote.
+
+    Args:
+        path: Where to.
+        layout: What the vector holds.
+        metadata: Free text fields of the header.
+        durable: Wait until the disk has it (file and directory).
+
+    Raises:
+        StorageError: If the disk is full or refuses.
+    """
+
+    def __init__(
+        self, path: Path, layout: Layout, *, metadata: Mapping[str, str] | None = None, durable: bool = True
+    ) -> None:
+        self.path, self.layout, self._durable = path, layout, durable
+        self._part = path.with_name(path.name + ".part")
+        self._digest = hashlib.sha256()
+        self._left_bytes = layout.size_bytes
+        with self._storage():
+            self._file = self._part.open("wb", buffering=0)
+        try:
+            self._put(memoryview(_header(layout, metadata or {})))
+        except BaseException:
+            self.abandon()
+            raise
+
+    def write(self, block: npt.NDArray[Any] | memoryview | bytes) -> None:
+        """Append the next piece of the vector, float32 or its little-endian bytes, of any size.
+
+        Raises:
+            ValueError: If it is more than the layout has room for.
+        """
+        view = _bytes_of(block)
+        if len(view) > self._left_bytes:
+            raise ValueError(f"more than the {self.layout.size_bytes} bytes of the layout")
+        self._left_bytes -= len(view)
+        for start in range(0, len(view), WRITE_BLOCK_BYTES):
+            self._put(view[start : start + WRITE_BLOCK_BYTES])
+
+    def finish(self) -> str:
+        """Make the file whole and return its SHA-256, in hexadecimal.
+
+        Raises:
+            ValueError: If bytes are missing.
+        """
+        if self._left_bytes:
+            raise ValueError(f"{self._left_bytes} of {self.layout.size_bytes} bytes are missing")
+        with self._storage():
+            if self._durable:
+                os.fsync(self._file.fileno())
+            self._file.close()
+            self._part.rename(self.path)
+            if self._durable:
+                sync_directory(self.path.parent)
+        return self._digest.hexdigest()
+
+    def abandon(self) -> None:
+        """Remove what was written; nothing happens after ``finish``."""
+        self._file.close()
+        self._part.unlink(missing_ok=True)
+
+    def __enter__(self) -> ArrayWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        if kind or not self._file.closed:
+            self.abandon()
+
+    def _put(self, view: memoryview) -> None:
+        """Hash a block while it is written: both leave the interpreter, so two cores share the work."""
+        hasher = threading.Thread(target=self._digest.update, args=(view,)) if len(view) >= 1 << 20 else None
+        if hasher:
+            hasher.start()
+        else:
+            self._digest.update(view)
+        try:
+            with self._storage():
+                while view:  # a signal or a nearly full disk may cut a write short
+                    view = view[os.write(self._file.fileno(), view) :]
+        finally:
+            if hasher:
+                hasher.join()
+
+    @contextlib.contextmanager
+    def _storage(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as err:
+            raise storage_error(self.path, err) from err
+
+
+def write_arrays(
+    path: Path,
+    layout: Layout,
+    blocks: Iterable[npt.NDArray[Any] | memoryview | bytes],
+    *,
+    metadata: Mapping[str, str] | None = None,
+    durable: bool = True,
+) -> str:
+    """Write a whole file of arrays; see ``ArrayWriter``.
+
+    Returns:
+        The SHA-256 of the file, in hexadecimal.
+    """
+    with ArrayWriter(path, layout, metadata=metadata, durable=durable) as writer:
+        for block in blocks:
+            writer.write(block)
+        return writer.finish()
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal.
+
+    Raises:
+        JournalError: If it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as err:
+        raise JournalError(f"cannot read {path}: {err}") from err
+
+
+def flat_blocks(arrays: Arrays) -> Iterator[F32]:
+    """The arrays one after the other as flat float32 pieces, converted where they are something else."""
+    for array in arrays.values():
+        yield np.ascontiguousarray(array, dtype=np.float32).reshape(-1)
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames and new files in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def storage_error(path: Path, err: OSError) -> StorageError:
+    """The error for a disk that refused to write."""
+    try:
+        status = os.statvfs(path.parent if path.parent.exists() else Path.cwd())
+        left = f", {status.f_bavail * status.f_frsize >> 20} MiB left"
+    except OSError:
+        left = ""
+    return StorageError(
+        f"cannot write {path}: {err.strerror or err}{left}",
+        hint="make room on that disk, then go on with fl run resume",
+    )
+
+
+def _bytes_of(block: npt.NDArray[Any] | memoryview | bytes) -> memoryview:
+    if isinstance(block, np.ndarray):
+        block = np.ascontiguousarray(block, dtype="<f4").data
+    return memoryview(block).cast("B")
+
+
+def _header(layout: Layout, metadata: Mapping[str, str]) -> bytes:
+    table: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    start = 0
+    for name, shape in layout.entries:
+        stop = start + 4 * math.prod(shape)
+        table[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, stop]}
+        start = stop
+    text = json.dumps(table, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the data starts at a multiple of 8
+    return struct.pack("<Q", len(text)) + text
+
+
+def _read_header(view: memoryview) -> tuple[Layout, dict[str, str], int]:
+    (length,) = struct.unpack_from("<Q", view)
+    if length > len(view) - 8:
+        raise ValueError("the header is cut short")
+    table = json.loads(bytes(view[8 : 8 + length]))
+    metadata = table.pop("__metadata__", {})
+    entries = sorted(table.items(), key=lambda entry: entry[1]["data_offsets"])
+    position = 0
+    for name, entry in entries:
+        start, stop = entry["data_offsets"]
+        if entry["dtype"] != "F32":
+            raise ValueError(f"{name} is {entry['dtype']}, expected F32")
+        if start != position or stop - start != 4 * math.prod(entry["shape"]):
+            raise ValueError(f"{name} does not start where the one before it ends")
+        position = stop
+    if position != len(view) - 8 - length:
+        raise ValueError(f"{len(view) - 8 - length} bytes of data, the header describes {position}")
+    return Layout(tuple((name, tuple(entry["shape"])) for name, entry in entries)), metadata, 8 + length

@@ -1,0 +1,1 @@
+"""Federations inside one process: the same tasks, strategies, engine and journal as deployment."""
