@@ -1,4 +1,4 @@
-"""Files that other processes rely on: replaced as a whole or not at all, and held by one process at a time."""
+"""Files that other processes rely on: replaced as a whole or not at all, held by one process at a time."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from fl.errors import BusyError, StorageError
 def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
     """Write a file so that every reader, and every crash, finds the old content or the new one.
 
-    The bytes go to a temporary file beside it (``.<name>.<random>.part``), are synced, renamed over ``path``, and the
-    directory is synced too, so the content survives a power failure once this returns.
+    The bytes go to a temporary file beside it (``.<name>.<random>.part``), are synced, renamed over ``path``,
+    and the directory is synced too, so the content survives a power failure once this returns.
 
     Args:
         path: The file; its directory must exist.
@@ -53,8 +53,8 @@ def sync_directory(path: Path) -> None:
 class Lock:
     """A file that one process at a time holds, and whose content is that process's number.
 
-    The kernel drops the lock when its holder ends, however it ends, so a file left behind by a crash is simply
-    taken over. Two objects on one path exclude each other even within one process.
+    The kernel drops the lock when its holder ends, however it ends, so a file left behind by a crash is taken
+    over. Two objects on one path exclude each other even within one process.
 
     Example:
         >>> import tempfile
@@ -101,7 +101,7 @@ class Lock:
         """Give the lock back and remove its file; nothing happens if it is not held."""
         if self._fd is None:
             return
-        # Removed while still held: whoever opened it before finds, once locked, that it is gone, and starts over.
+        # Removed while still held: whoever opened it before finds, once it is locked, that it is gone.
         self.path.unlink(missing_ok=True)
         os.close(self._fd)
         self._fd = None

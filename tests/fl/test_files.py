@@ -79,7 +79,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_part(tmp_path):
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1024, before[1]))  # as a disk that is full after 1 KiB
     try:
-        with pytest.raises(StorageError, match="cannot write .*state"):
+        with pytest.raises(StorageError, match=r"cannot write .*state"):
             write_atomic(path, bytes(4096))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
