@@ -1,0 +1,152 @@
+"""What the events of a journal amount to: the state from which a run continues, a table is drawn, a report is made."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from collections.abc import Iterable
+
+from fl.rounds import events
+from fl.rounds.events import Event
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Record:
+    """One line of the journal."""
+
+    seq: int
+    time: datetime.datetime
+    clock_s: float
+    event: Event
+
+
+@dataclasses.dataclass(slots=True)
+class EvaluationState:
+    """One evaluation of a model at the sites."""
+
+    opened: events.EvaluationOpened
+    landed: dict[str, events.EvaluationLanded] = dataclasses.field(default_factory=dict)
+    failed: dict[str, events.ReplyFailed] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(slots=True)
+class RoundState:
+    """One round, over all its attempts.
+
+    Attributes:
+        number: From 1.
+        opened: The attempts, in order; the last one counts.
+        landed: Updates on disk, by site; they are kept over attempts.
+        failed: What went wrong in the current attempt, by site.
+        late: Sites whose reply came after the round was closed.
+        closed: Set when no more replies are taken.
+        abandoned: Whether the current attempt ended without its quorum.
+        committed: Set when the round's model is on disk.
+        evaluation: The evaluation at the sites, once it was opened.
+        evaluated: Finished evaluations by place, ``"sites"`` or ``"centre"``.
+    """
+
+    number: int
+    opened: list[events.RoundOpened] = dataclasses.field(default_factory=list)
+    landed: dict[str, events.UpdateLanded] = dataclasses.field(default_factory=dict)
+    failed: dict[str, events.ReplyFailed] = dataclasses.field(default_factory=dict)
+    late: list[str] = dataclasses.field(default_factory=list)
+    closed: events.RoundClosed | None = None
+    abandoned: bool = False
+    committed: events.RoundCommitted | None = None
+    evaluation: EvaluationState | None = None
+    evaluated: dict[str, events.Evaluated] = dataclasses.field(default_factory=dict)
+
+    @property
+    def current(self) -> events.RoundOpened | None:
+        """The attempt that is under way: opened, neither closed nor abandoned."""
+        return self.opened[-1] if self.opened and not self.abandoned and not self.closed else None
+
+
+@dataclasses.dataclass(slots=True)
+class RunState:
+    """A whole run.
+
+    Attributes:
+        created: The first event; ``None`` for a journal in which nothing was written yet.
+        sessions: How often a server process took the run up.
+        initialised: Set when the model of round 0 is there.
+        rounds: By number.
+        ended: Set when the run is over, unless it was taken up again since.
+        updated: When the last event was written.
+    """
+
+    created: events.RunCreated | None = None
+    sessions: int = 0
+    initialised: events.ModelInitialised | None = None
+    rounds: dict[int, RoundState] = dataclasses.field(default_factory=dict)
+    ended: events.RunEnded | None = None
+    updated: datetime.datetime | None = None
+
+    @classmethod
+    def of(cls, records: Iterable[Record]) -> RunState:
+        """The state after the given lines."""
+        state = cls()
+        for record in records:
+            state.apply(record)
+        return state
+
+    def apply(self, record: Record) -> None:
+        """Take one more line into account."""
+        self.updated = record.time
+        match record.event:
+            case events.RunCreated() as event:
+                self.created = event
+            case events.RunStarted():
+                self.sessions += 1
+                self.ended = None
+            case events.ModelInitialised() as event:
+                self.initialised = event
+            case events.RunEnded() as event:
+                self.ended = event
+            case events.RoundOpened() as event:
+                entry = self.round(event.round)
+                entry.opened.append(event)
+                entry.abandoned, entry.failed = False, {}
+            case events.UpdateLanded() as event:
+                self.round(event.round).landed[event.site] = event
+            case events.UpdateDropped() as event:
+                self.round(event.round).landed.pop(event.site, None)
+            case events.ReplyFailed(phase="train") as event:
+                self.round(event.round).failed[event.site] = event
+            case events.ReplyFailed(phase="evaluate") as event if evaluation := self.round(event.round).evaluation:
+                evaluation.failed[event.site] = event
+            case events.ReplyLate() as event:
+                self.round(event.round).late.append(event.site)
+            case events.RoundClosed() as event:
+                self.round(event.round).closed = event
+            case events.RoundAbandoned() as event:
+                self.round(event.round).abandoned = True
+            case events.RoundCommitted() as event:
+                self.round(event.round).committed = event
+            case events.EvaluationOpened() as event:
+                self.round(event.round).evaluation = EvaluationState(event)
+            case events.EvaluationLanded() as event if evaluation := self.round(event.round).evaluation:
+                evaluation.landed[event.site] = event
+            case events.Evaluated() as event:
+                self.round(event.round).evaluated[event.at] = event
+
+    def round(self, number: int) -> RoundState:
+        """The state of a round, empty if nothing is known of it yet."""
+        return self.rounds.setdefault(number, RoundState(number))
+
+    @property
+    def committed_rounds(self) -> int:
+        """How many rounds have happened; they are 1 to this number."""
+        return max((number for number, entry in self.rounds.items() if entry.committed), default=0)
+
+    @property
+    def model_digest(self) -> str | None:
+        """SHA-256 of the newest committed model file."""
+        last = self.rounds[self.committed_rounds].committed if self.committed_rounds else None
+        return last.model_digest if last else self.initialised.digest if self.initialised else None
+
+    @property
+    def status(self) -> str:
+        """``created``, ``running`` (which a killed run also says of itself), or how it ended."""
+        return self.ended.status if self.ended else "running" if self.sessions else "created"
