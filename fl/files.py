@@ -106,6 +106,11 @@ class Lock:
         os.close(self._fd)
         self._fd = None
 
+    def fileno(self) -> int:
+        """The open file, for a child that is to hold the lock with us; it must be held."""
+        assert self._fd is not None, "not held"
+        return self._fd
+
     def __enter__(self) -> Lock:
         self.acquire()
         return self
