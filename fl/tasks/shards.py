@@ -1,0 +1,54 @@
+"""Which examples are a site's, and which of them it keeps for evaluation."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from fl import seeding
+from fl.errors import TaskError
+from fl.tasks.base import Site
+
+I64 = npt.NDArray[np.int64]
+Part = Literal["training", "evaluation"]
+
+EVALUATION_SHARE = 0.2
+"""How much of its examples a site keeps for evaluation, unless the task says otherwise."""
+
+
+def partition(num_examples: int, site: Site) -> I64:
+    """A site's part of common data that nobody has divided: at random, in equal parts.
+
+    Returns:
+        Indices, sorted; parts of different sites have none in common and together cover all examples.
+
+    Raises:
+        TaskError: If there is no such part.
+    """
+    if not 0 <= site.partition_id < site.num_partitions:
+        raise TaskError(
+            f"site {site.id} asks for part {site.partition_id} of {site.num_partitions}",
+            hint=f"parts are counted from 0 to {site.num_partitions - 1}",
+        )
+    order = seeding.generator(0, "partition").permutation(num_examples)
+    return np.sort(np.array_split(order, site.num_partitions)[site.partition_id])
+
+
+def divide(num_examples: int, site: Site, part: Part, share: float = EVALUATION_SHARE) -> I64:
+    """The site's examples for training or for evaluation: the same ones in every round and run.
+
+    Returns:
+        Indices, sorted. A single example is trained on; of two or more, at least one is kept for evaluation.
+
+    Raises:
+        TaskError: Naming the site, if it has no examples at all.
+    """
+    if num_examples == 0:
+        raise TaskError(
+            f"site {site.id} has no examples", hint="look at its data directory, or leave the site out"
+        )
+    order = seeding.generator(0, "evaluation", site.id).permutation(num_examples)
+    kept = max(1, round(share * num_examples)) if num_examples > 1 else 0
+    return np.sort(order[:kept] if part == "evaluation" else order[kept:])
