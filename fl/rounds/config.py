@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from fl.config import check_range, check_share_or_count, load, read_toml, to_dict
 from fl.errors import ConfigError
@@ -45,6 +45,9 @@ class RoundConfig:
     cohort: int | float = 1.0
     """How many sites' updates a round wants: a share of the sites online (``0.5``) or a count (``20``)."""
 
+    min_online: int = 2
+    """How many sites must be online before a round opens."""
+
     over_selection: float = 0.0
     """How many more sites are asked than wanted, as a share of the cohort; the round closes when the wanted
     number has answered, so that it doesn't wait for the slowest."""
@@ -80,6 +83,7 @@ class RoundConfig:
     def __post_init__(self) -> None:
         check_share_or_count("round.cohort", self.cohort)
         check_share_or_count("round.quorum", self.quorum)
+        check_range("round.min_online", self.min_online, at_least=1)
         check_range("round.over_selection", self.over_selection, at_least=0, at_most=10)
         check_range("round.linger_s", self.linger_s, at_least=0)
         if self.deadline_s != "auto":
@@ -124,8 +128,6 @@ class JournalConfig:
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
     """A run file."""
-
-    TABLES: ClassVar[tuple[str, ...]] = ("run", "task", "training", "strategy", "round", "evaluation", "journal")
 
     task: dict[str, Any]
     """What is learned: ``name`` and the task's own options."""

@@ -70,7 +70,9 @@ class Journal:
         self.clock = clock or Clock()
         self._events_path = directory / EVENTS
         if not self._events_path.is_file():
-            raise JournalError(f"{directory} is not a journal: it has no {EVENTS}", hint="fl run list names the journals")
+            raise JournalError(
+                f"{directory} is not a journal: it has no {EVENTS}", hint="fl run list names the journals"
+            )
         self._lock = Lock(directory / "lock")
         self._lock.acquire()
         try:

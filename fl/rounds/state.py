@@ -111,7 +111,9 @@ class RunState:
             case events.UpdateLanded() as event:
                 self.round(event.round).landed[event.site] = event
             case events.UpdateDropped() as event:
-                self.round(event.round).landed.pop(event.site, None)
+                entry = self.round(event.round)
+                entry.landed.pop(event.site, None)
+                entry.closed = None  # it counted on that update: the attempt goes on
             case events.ReplyFailed(phase="train") as event:
                 self.round(event.round).failed[event.site] = event
             case events.ReplyFailed(phase="evaluate") as event if evaluation := self.round(event.round).evaluation:

@@ -1,0 +1,61 @@
+"""The ClientApp of every run file: what a site does when a message comes. See ``fl.rounds.site`` for the work itself.
+
+A site tells its app about itself through Flower's node config: ``site`` (its id), ``data-dir`` (its data), and
+``partition-id`` and ``num-partitions``, which simulated sites have instead of data of their own.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from fl.config import load
+from fl.errors import FLError
+from fl.flower import records
+from fl.rounds.config import options
+from fl.rounds.port import Failure, Reply, Request
+from fl.rounds.site import answer
+from fl.tasks import registry
+from fl.tasks.base import Site
+from fl.tasks.training import TrainingConfig
+
+app = ClientApp()
+
+
+@app.train()
+@app.evaluate()
+@app.query()
+def handle(message: Message, context: Context) -> Message:
+    """Answer one message; an error becomes a reply that says so."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    return Message(records.encode_reply(_answer(message, context)), reply_to=message)
+
+
+def _answer(message: Message, context: Context) -> Reply:
+    site = site_of(context)
+    nothing = Request(phase="evaluate", round=0, attempt=0, seed=0)
+    try:
+        job, arrays = records.decode_job(message.content)
+    except records.MalformedRecordError as err:
+        return Reply(site=site.id, request=nothing, failure=Failure(code="malformed", reason=err.message))
+    try:
+        task = registry.create(job.task["name"], options(job.task))
+        training = load(TrainingConfig, job.training, table="training")
+    except FLError as err:
+        return Reply(site=site.id, request=job.request, failure=Failure(code="task_failed", reason=err.message))
+    return answer(task, training, site, job.request, arrays)
+
+
+def site_of(context: Context) -> Site:
+    """What this node is told about its site."""
+    config = context.node_config
+    data_dir = config.get("data-dir")
+    return Site(
+        id=str(config.get("site", f"node-{context.node_id}")),
+        data_dir=Path(str(data_dir)) if data_dir else None,
+        partition_id=int(config.get("partition-id", 0)),
+        num_partitions=int(config.get("num-partitions", 1)),
+    )

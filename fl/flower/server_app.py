@@ -1,0 +1,61 @@
+"""The ServerApp of every run file: opens the journal that the submitter made, and runs the engine on Flower's Grid.
+
+The run config has one key, ``journal``: the journal's directory. Everything else stands in there.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fl.arrays import Arrays
+from fl.errors import ConfigError
+from fl.flower.grid import GridSites
+from fl.flower.strategy import folding_for
+from fl.rounds.config import RunConfig, options
+from fl.rounds.engine import CentreEvaluation, Engine
+from fl.rounds.journal import Journal, load_config
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run or resume the journal named in the run config."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
+    directory = Path(str(context.run_config["journal"]))
+    config = RunConfig.from_dict(load_config(directory))
+    tables = config.to_dict()
+    sites = GridSites(grid, tables["task"], tables["training"])
+    with Journal(directory) as journal:
+        Engine(journal, config, sites, folding_for(config.strategy), evaluate_centre=centre_evaluation(config)).run()
+
+
+def centre_evaluation(config: RunConfig) -> CentreEvaluation | None:
+    """How the centre evaluates, if the run file asks for it; torch is imported when it first does.
+
+    Raises:
+        ConfigError: If the task has no data at the centre.
+    """
+    if not config.evaluation.centre_every:
+        return None
+    from fl.tasks import registry
+    from fl.tasks.loop import evaluate
+
+    task = registry.create(config.task["name"], options(config.task))
+    data = task.centre_data()
+    if data is None:
+        raise ConfigError(
+            f"task {config.task['name']} has no data at the centre to evaluate on",
+            hint="set evaluation.centre_every = 0",
+        )
+
+    def evaluation(arrays: Arrays) -> tuple[int, dict[str, float]]:
+        result = evaluate(task, arrays, data, config.training)
+        return result.num_examples, dict(result.metrics)
+
+    return evaluation

@@ -1,0 +1,171 @@
+"""The step from updates to the next model: the strategy folds block by block into new files, one event makes it so."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from fl.arrays import F32, ArrayFile, ArrayWriter, Layout, file_digest
+from fl.errors import JournalError
+from fl.metrics import weighted_mean
+from fl.rounds import events, spool
+from fl.rounds.journal import Journal, round_directory
+from fl.strategies.base import Strategy, Update
+from fl.strategies.fold import FoldedBlock, fold
+
+MODEL = "model.safetensors"
+
+
+class Folding(Protocol):
+    """What the engine needs of a strategy."""
+
+    def minimum_updates(self) -> int:
+        """The fewest updates that it can fold."""
+        ...
+
+    def site_options(self) -> Mapping[str, float]:
+        """What sites need to know of it."""
+        ...
+
+    def fold(
+        self, layout: Layout, model_P: F32, updates: Sequence[Update], state: Mapping[str, F32], *, round: int
+    ) -> Iterator[FoldedBlock]:
+        """The next model and state, in consecutive blocks; each names the same vectors of state, each ``(P,)``."""
+        ...
+
+
+class Streaming:
+    """A strategy of ``fl.strategies``, folded block by block: memory doesn't grow with the number of sites."""
+
+    def __init__(self, strategy: Strategy) -> None:
+        self.strategy = strategy
+        self.minimum_updates = strategy.minimum_updates
+        self.site_options = strategy.site_options
+
+    def fold(
+        self, layout: Layout, model_P: F32, updates: Sequence[Update], state: Mapping[str, F32], *, round: int
+    ) -> Iterator[FoldedBlock]:
+        """See ``fl.strategies.fold``."""
+        return fold(self.strategy, model_P, updates, state, round=round)
+
+
+def commit(journal: Journal, number: int, folding: Folding) -> None:
+    """Fold the survivors of a closed round and commit the new model.
+
+    Either the ``round_committed`` event and all its files are on disk afterwards, or nothing of the round's outcome
+    counts and the call can be made again.
+
+    Raises:
+        StorageError: If the disk is full or refuses.
+        JournalError: If the last model or the strategy's state is damaged.
+    """
+    entry = journal.state.round(number)
+    assert entry.closed is not None
+    survivors = sorted(entry.closed.survivors)
+    started = time.perf_counter()
+    directory = journal.round_directory(number)
+    with contextlib.ExitStack() as stack:
+        model = stack.enter_context(open_model(journal))
+        state = {name: stack.enter_context(file) for name, file in open_state(journal).items()}
+        updates = spool.open_updates(journal, number, tuple(survivors))
+        for file, _ in updates:
+            stack.callback(file.close)
+        writers: dict[str, ArrayWriter] = {}
+        blocks = folding.fold(
+            model.layout,
+            model.vector_P,
+            [update for _, update in updates],
+            {name: file.vector_P for name, file in state.items()},
+            round=number,
+        )
+        for block in blocks:
+            for name, part in {MODEL: block.model, **block.state}.items():
+                if name not in writers:
+                    writers[name] = stack.enter_context(ArrayWriter(directory / file_name(name), model.layout))
+                writers[name].write(part)
+        digests = {name: writer.finish() for name, writer in writers.items()}
+    landed = [entry.landed[site] for site in survivors]
+    journal.append(
+        events.RoundCommitted(
+            round=number,
+            model_digest=digests.pop(MODEL),
+            state_digests=digests,
+            num_examples=sum(update.num_examples for update in landed),
+            metrics=weighted_mean((update.num_examples, update.metrics) for update in landed),
+            fold_s=round(time.perf_counter() - started, 3),
+        )
+    )
+
+
+def open_model(journal: Journal) -> ArrayFile:
+    """The newest committed model."""
+    return ArrayFile(model_path(journal.directory, journal.state.committed_rounds))
+
+
+def open_state(journal: Journal) -> dict[str, ArrayFile]:
+    """The strategy's state after the newest committed round; empty before the first."""
+    number = journal.state.committed_rounds
+    committed = journal.state.round(number).committed if number else None
+    directory = round_directory(journal.directory, number)
+    return {name: ArrayFile(directory / file_name(name)) for name in (committed.state_digests if committed else ())}
+
+
+def verify(journal: Journal) -> None:
+    """Compare the newest model and state with the digests in the journal.
+
+    Raises:
+        JournalError: Naming the file that is missing or damaged, and the round to go back to.
+    """
+    state, number = journal.state, journal.state.committed_rounds
+    committed = state.round(number).committed if number else None
+    expected = {MODEL: state.model_digest} if state.model_digest else {}
+    if committed:
+        expected |= {file_name(name): digest for name, digest in committed.state_digests.items()}
+    for name, digest in expected.items():
+        path = round_directory(journal.directory, number) / name
+        if not path.exists() or file_digest(path) != digest:
+            what = "its digest does not match the journal" if path.exists() else "it is missing"
+            raise JournalError(
+                f"the checkpoint {path} is damaged: {what}",
+                hint=f"restore that file, or start a new run with run.initial_model set to {_older_model(journal)}",
+            )
+
+
+def tidy(journal: Journal, *, keep_updates: bool, keep_models: int) -> None:
+    """Remove what the configuration does not ask to keep: updates of committed rounds, old models and states."""
+    newest = journal.state.committed_rounds
+    for path in sorted((journal.directory / "rounds").glob("[0-9]*")):
+        number = int(path.name)
+        if number > newest:
+            continue
+        if not keep_updates:
+            for update in spool.update_files(journal.directory, number):
+                update.unlink()
+        if number <= newest - keep_models:
+            (path / MODEL).unlink(missing_ok=True)
+        if number < newest:
+            for old in path.glob("state-*.safetensors"):
+                old.unlink()
+        with contextlib.suppress(OSError):  # it still holds something
+            path.rmdir()
+
+
+def model_path(directory: Path, number: int) -> Path:
+    """Where the model after a round is."""
+    return round_directory(directory, number) / MODEL
+
+
+def file_name(name: str) -> str:
+    """The file of the model or of one vector of the strategy's state."""
+    return name if name == MODEL else f"state-{name}.safetensors"
+
+
+def _older_model(journal: Journal) -> str:
+    for number in range(journal.state.committed_rounds - 1, -1, -1):
+        path = model_path(journal.directory, number)
+        if path.exists():
+            return str(path)
+    return "a copy of yours"

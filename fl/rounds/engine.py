@@ -1,0 +1,435 @@
+"""The round engine: a round opens, replies land, the quorum closes it, the strategy folds, the model is committed.
+
+Each step is in the journal before the next one begins, and each method looks there first for what is already done.
+So a run that was killed continues at the exact point, and asks again only for the replies that it does not have.
+Nothing here waits without a bound: a site that is silent costs at most the deadline, a federation without sites at
+most ``round.wait_s``. What a site answers, or fails to, never ends a run.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from fl import seeding
+from fl.arrays import ArrayFile, Arrays, Layout
+from fl.errors import RunError, TooFewSitesError
+from fl.metrics import weighted_mean
+from fl.rounds import checkpoint, cohort, events, spool
+from fl.rounds.checkpoint import Folding
+from fl.rounds.config import RunConfig
+from fl.rounds.journal import Clock, Journal
+from fl.rounds.port import Reply, Request, Sites
+from fl.rounds.state import RunState
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+POLL_S = 1.0
+"""How long to wait for replies, or for sites to come online, before looking at the clock again."""
+
+CentreEvaluation = Callable[[Arrays], tuple[int, Mapping[str, float]]]
+"""Evaluates a model on the centre's own data: number of examples and metrics."""
+
+
+class Window:
+    """The time in which replies are taken, on the monotonic clock."""
+
+    def __init__(self, clock: Clock, length_s: float) -> None:
+        self._clock, self._opened = clock, clock.monotonic()
+        self._closes = self._opened + length_s
+        self.shortened = False
+
+    @property
+    def passed_s(self) -> float:
+        """Seconds since it was opened."""
+        return round(self._clock.monotonic() - self._opened, 3)
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until it closes, never below 0."""
+        return max(0.0, self._closes - self._clock.monotonic())
+
+    def end_after(self, seconds: float) -> None:
+        """Close it so many seconds from the first call, if that is sooner."""
+        if not self.shortened and seconds < self.left_s:
+            self._closes = self._clock.monotonic() + seconds
+            self.shortened = True
+
+
+class Engine:
+    """Runs a federation's rounds.
+
+    Args:
+        journal: Of a new run, or of one to continue.
+        config: The run's configuration.
+        sites: The port to the sites.
+        folding: The strategy.
+        evaluate_centre: How to evaluate at the centre; needed if ``evaluation.centre_every`` is set.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        config: RunConfig,
+        sites: Sites,
+        folding: Folding,
+        *,
+        evaluate_centre: CentreEvaluation | None = None,
+    ) -> None:
+        self.journal, self.config, self.sites, self.folding = journal, config, sites, folding
+        self.evaluate_centre = evaluate_centre
+        self.clock: Clock = journal.clock
+        self._minimum = folding.minimum_updates()
+
+    @property
+    def state(self) -> RunState:
+        """What the journal says so far."""
+        return self.journal.state
+
+    def run(self) -> RunState:
+        """Run all rounds that are left, and return the final state.
+
+        Raises:
+            RunError: If too few sites were online, or answered, for too long, or the strategy cannot fold what
+                they answered; the journal says so too.
+            StorageError: If the disk is full; nothing of the round under way was committed.
+            JournalError: If the newest checkpoint is damaged.
+        """
+        if self.state.status == "completed":
+            return self.state
+        spool.drop_unnamed(self.journal)
+        checkpoint.verify(self.journal)
+        self._drop_damaged(self.state.committed_rounds + 1)
+        self.journal.append(events.RunStarted(pid=os.getpid(), host=socket.gethostname()))
+        try:
+            self._initialise()
+            for number in range(1, self.config.run.rounds + 1):
+                self._train(number)
+                self._evaluate(number)
+                self._tidy()
+        except RunError as err:
+            self.journal.append(events.RunEnded(status="failed", reason=err.message))
+            raise
+        rounds = self.state.committed_rounds
+        self.journal.append(events.RunEnded(status="completed", reason=f"{rounds} rounds"))
+        return self.state
+
+    # ---- round 0: the model to begin with ----
+
+    def _initialise(self) -> None:
+        if self.state.initialised:
+            return
+        path = checkpoint.model_path(self.journal.directory, 0)
+        self.journal.round_directory(0)
+        if self.config.run.initial_model:
+            with ArrayFile(Path(self.config.run.initial_model)) as file:
+                layout, digest = spool.spool(path, file.arrays(), None)
+            source = self.config.run.initial_model
+        else:
+            layout, digest, source = self._initialised_by_a_site(path)
+        self.journal.append(events.ModelInitialised(source=source, digest=digest, parameters=layout.size))
+
+    def _initialised_by_a_site(self, path: Path) -> tuple[Layout, str, str]:
+        """Initial parameters from the first site that has some; the seed makes them the same wherever they come from."""
+        request = Request(
+            phase="initialise", round=0, attempt=1, seed=seeding.derive(self.config.run.seed, "initialise")
+        )
+        refused: set[str] = set()
+        while True:
+            candidates = [site for site in self._await_sites("initial parameters") if site not in refused]
+            if not candidates:
+                raise TooFewSitesError(
+                    "no site could make the initial parameters",
+                    hint="the sites' reasons stand in the journal",
+                )
+            site = candidates[0]
+            self.sites.ask([site], request, None)
+            for reply, waited_s in self._replies(request, {site}, Window(self.clock, self._deadline_s(0))):
+                spooled = self._take(reply, waited_s, partial(spool.spool, path, reply.arrays or {}, None))
+                if spooled:
+                    return (*spooled, f"site {site}")
+            refused.add(site)
+
+    # ---- train: from sites' updates to the next model ----
+
+    def _train(self, number: int) -> None:
+        if self.state.round(number).committed:
+            return
+        if not self.state.round(number).closed:
+            self._collect_updates(number)
+        checkpoint.commit(self.journal, number, self.folding)
+        committed = self.state.round(number).committed
+        assert committed
+        log.info("round %d committed: %s", number, _in_words(committed.metrics))
+
+    def _collect_updates(self, number: int) -> None:
+        """Attempts until one reaches its quorum."""
+        entry = self.state.round(number)
+        for _ in range(self.config.round.attempts):
+            opened = entry.current or self._open_round(number)
+            because = self._attempt(opened)
+            if len(entry.landed) >= opened.quorum:
+                survivors = tuple(sorted(entry.landed))
+                missing = tuple(site for site in opened.cohort if site not in entry.landed)
+                self.journal.append(
+                    events.RoundClosed(
+                        round=number,
+                        attempt=opened.attempt,
+                        because=because,
+                        survivors=survivors,
+                        missing=missing,
+                    )
+                )
+                return
+            self.journal.append(
+                events.RoundAbandoned(
+                    round=number,
+                    attempt=opened.attempt,
+                    because=because,
+                    landed=len(entry.landed),
+                    quorum=opened.quorum,
+                )
+            )
+            log.warning("round %d attempt %d abandoned: %s", number, opened.attempt, because)
+        raise TooFewSitesError(
+            f"round {number}: {len(entry.landed)} of {opened.quorum} needed sites answered "
+            f"in {len(entry.opened)} attempts",
+            hint="fl report shows each site's reason; lower round.quorum or raise round.deadline_s for the next run",
+        )
+
+    def _open_round(self, number: int) -> events.RoundOpened:
+        """Choose the cohort among the sites that are online, and write it down before anyone is asked."""
+        online = self._await_sites(f"round {number}", returning=self._last_survivors(number))
+        entry = self.state.round(number)
+        attempt = len(entry.opened) + 1
+        chosen = cohort.plan(
+            self.config.round,
+            online,
+            entry.landed,
+            seed=seeding.derive(self.config.run.seed, "cohort", number, attempt),
+            minimum=self._minimum,
+        )
+        assert self.state.model_digest
+        opened = events.RoundOpened(
+            round=number,
+            attempt=attempt,
+            seed=seeding.derive(self.config.run.seed, "round", number),
+            online=len(online),
+            cohort=chosen.cohort,
+            wanted=chosen.wanted,
+            quorum=chosen.quorum,
+            deadline_s=self._deadline_s(number),
+            model_digest=self.state.model_digest,
+        )
+        self.journal.append(opened)
+        return opened
+
+    def _attempt(self, opened: events.RoundOpened) -> str:
+        """Ask the sites that have not answered yet, spool what lands, and return why the attempt is over."""
+        number, entry = opened.round, self.state.round(opened.round)
+        request = Request(
+            phase="train",
+            round=number,
+            attempt=opened.attempt,
+            seed=opened.seed,
+            options=self.folding.site_options(),
+        )
+        asked = {site for site in opened.cohort if site not in entry.landed and site not in entry.failed}
+        log.info("round %d: asking %d of %d sites", number, len(asked), len(opened.cohort))
+        with checkpoint.open_model(self.journal) as model:
+            layout = model.layout
+            if asked:
+                self.sites.ask(sorted(asked), request, model)
+        if len(entry.landed) >= opened.wanted:
+            return "the wanted number of sites had answered"
+        quorum_at: float | None = None
+        for reply, waited_s in self._replies(request, asked, opened.deadline_s, lambda: quorum_at):
+            self._take(reply, waited_s, partial(self._land, reply, waited_s, layout))
+            if len(entry.landed) >= opened.wanted:
+                return "the wanted number of sites had answered"
+            if len(entry.landed) >= opened.quorum and quorum_at is None:
+                quorum_at = self.clock.monotonic()
+        open_sites = asked - set(entry.landed) - set(entry.failed)
+        if not open_sites:
+            return "every site had answered"
+        lingered = quorum_at is not None and self.config.round.linger_s is not None
+        return "the quorum had answered" if lingered else f"the deadline of {opened.deadline_s:g} s had passed"
+
+    def _land(self, reply: Reply, waited_s: float, layout: Layout) -> None:
+        """Put one update on disk, then into the journal."""
+        if reply.num_examples <= 0:
+            raise spool.UnusableError("no_examples", f"{reply.num_examples} examples were trained on")
+        path = spool.update_path(self.journal.directory, reply.request.round, reply.site)
+        self.journal.round_directory(reply.request.round)
+        _, digest = spool.spool(path, reply.arrays or {}, layout)
+        self.journal.append(
+            events.UpdateLanded(
+                round=reply.request.round,
+                attempt=reply.request.attempt,
+                site=reply.site,
+                digest=digest,
+                num_examples=reply.num_examples,
+                metrics=dict(reply.metrics),
+                report=dict(reply.report),
+                size_bytes=layout.size_bytes,
+                waited_s=waited_s,
+            )
+        )
+
+    def _drop_damaged(self, number: int) -> None:
+        """Forget updates that changed on disk since they landed: their sites are asked again."""
+        for landed, reason in spool.damaged(self.journal, number):
+            log.warning("round %d: the update of %s is asked for again: %s", number, landed.site, reason)
+            self.journal.append(events.UpdateDropped(round=number, site=landed.site, reason=reason))
+
+    # ---- evaluate: at the sites, at the centre ----
+
+    def _evaluate(self, number: int) -> None:
+        entry = self.state.round(number)
+        if self._due(self.config.evaluation.sites_every, number) and "sites" not in entry.evaluated:
+            self._evaluate_at_sites(number)
+        if self._due(self.config.evaluation.centre_every, number) and "centre" not in entry.evaluated:
+            assert self.evaluate_centre
+            with ArrayFile(checkpoint.model_path(self.journal.directory, number)) as model:
+                num_examples, metrics = self.evaluate_centre(model.arrays())
+            self._evaluated(number, "centre", num_examples, 1, metrics)
+
+    def _due(self, every: int, number: int) -> bool:
+        return every > 0 and (number % every == 0 or number == self.config.run.rounds)
+
+    def _evaluate_at_sites(self, number: int) -> None:
+        entry = self.state.round(number)
+        if entry.evaluation is None:
+            cohort_sites = tuple(sorted(self._await_sites(f"the evaluation of round {number}")))
+            self.journal.append(
+                events.EvaluationOpened(round=number, cohort=cohort_sites, deadline_s=self._deadline_s(number + 1))
+            )
+        evaluation = entry.evaluation
+        assert evaluation
+        request = Request(
+            phase="evaluate",
+            round=number,
+            attempt=1,
+            seed=seeding.derive(self.config.run.seed, "evaluate", number),
+        )
+        asked = {
+            site for site in evaluation.opened.cohort if site not in evaluation.landed and site not in evaluation.failed
+        }
+        with ArrayFile(checkpoint.model_path(self.journal.directory, number)) as model:
+            if asked:
+                self.sites.ask(sorted(asked), request, model)
+        for reply, waited_s in self._replies(request, asked, Window(self.clock, evaluation.opened.deadline_s)):
+            self._take(reply, waited_s, partial(self._land_evaluation, reply, waited_s))
+        landed = [evaluation.landed[site] for site in sorted(evaluation.landed)]
+        metrics = weighted_mean((entry.num_examples, entry.metrics) for entry in landed)
+        self._evaluated(number, "sites", sum(entry.num_examples for entry in landed), len(landed), metrics)
+
+    def _land_evaluation(self, reply: Reply, waited_s: float) -> None:
+        if reply.num_examples <= 0:
+            raise spool.UnusableError("no_examples", f"evaluated on {reply.num_examples} examples")
+        self.journal.append(
+            events.EvaluationLanded(
+                round=reply.request.round,
+                site=reply.site,
+                num_examples=reply.num_examples,
+                metrics=dict(reply.metrics),
+                waited_s=waited_s,
+            )
+        )
+
+    def _evaluated(self, number: int, at: str, num_examples: int, sites: int, metrics: Mapping[str, float]) -> None:
+        self.journal.append(
+            events.Evaluated(round=number, at=at, num_examples=num_examples, sites=sites, metrics=dict(metrics))
+        )
+        log.info("round %d evaluated at the %s: %s", number, at, _in_words(metrics))
+
+    # ---- waiting ----
+
+    def _replies(self, request: Request, asked: Collection[str], window: Window) -> Iterator[tuple[Reply, float]]:
+        """The replies to a request as they land, with how long they took, until all have or the window closes.
+
+        Replies to earlier requests are recorded as late; a second reply of a site is ignored.
+        """
+        waiting = set(asked)
+        while waiting and window.left_s > 0:
+            for reply in self.sites.replies(min(POLL_S, window.left_s)):
+                if reply.request != request:
+                    self._late(reply)
+                elif reply.site in waiting:
+                    waiting.discard(reply.site)
+                    yield reply, window.passed_s
+
+    def _late(self, reply: Reply) -> None:
+        earlier = reply.request
+        self.journal.append(events.ReplyLate(round=earlier.round, phase=earlier.phase, site=reply.site))
+
+    def _take(self, reply: Reply, waited_s: float, use: Callable[[], T]) -> T | None:
+        """Use a reply; record a failed or unusable one with its reason instead, and go on."""
+        failure = reply.failure
+        if failure is None:
+            try:
+                return use()
+            except spool.UnusableError as err:
+                failure = err.failure
+        request = reply.request
+        log.warning("round %d: %s left out: %s", request.round, reply.site, failure.reason)
+        self.journal.append(
+            events.ReplyFailed(
+                round=request.round,
+                attempt=request.attempt,
+                phase=request.phase,
+                site=reply.site,
+                code=failure.code,
+                reason=failure.reason,
+                waited_s=waited_s,
+            )
+        )
+        return None
+
+    def _await_sites(self, purpose: str, *, returning: Collection[str] = ()) -> Sequence[str]:
+        """The sites online, as soon as there are enough of them, and those that are expected back.
+
+        Raises:
+            TooFewSitesError: If there are too few for longer than ``round.wait_s``.
+        """
+        started = self.clock.monotonic()
+        told = False
+        while True:
+            online = self.sites.online()
+            waited_s = self.clock.monotonic() - started
+            needed = cohort.needed(self.config.round, len(online), minimum=self._minimum)
+            expected = [site for site in returning if site not in online]
+            if len(online) >= needed and (not expected or waited_s >= self.config.round.rejoin_s):
+                return online
+            if len(online) < needed and waited_s >= self.config.round.wait_s:
+                raise TooFewSitesError(
+                    f"{purpose}: {len(online)} sites online, {needed} needed, after {waited_s:.0f} s",
+                    hint="bring sites back, then fl run resume; or raise round.wait_s for the next run",
+                )
+            if not told:
+                log.info("%s: waiting for %s", purpose, ", ".join(expected) or f"{needed - len(online)} more sites")
+                told = True
+            self.clock.sleep(POLL_S)
+
+    def _last_survivors(self, number: int) -> Collection[str]:
+        closed = self.state.round(number - 1).closed if number > 1 else None
+        return closed.survivors if closed else ()
+
+    def _deadline_s(self, number: int) -> float:
+        earlier = [entry for entry in self.state.rounds.values() if entry.number < number]
+        return cohort.deadline_s(self.config.round, earlier)
+
+    def _tidy(self) -> None:
+        keep = self.config.journal
+        checkpoint.tidy(self.journal, keep_updates=keep.keep_updates, keep_models=keep.keep_models)
+
+
+def _in_words(metrics: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()) or "no metrics"

@@ -1,0 +1,120 @@
+"""Updates on disk: each is written as it lands and its memory freed; the strategy reads them back as maps.
+
+What cannot be folded is refused here, before it is on disk: parameters of another shape, numbers that are not finite.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from fl.arrays import F32, ArrayFile, Arrays, Layout, file_digest, flat_blocks, write_arrays
+from fl.errors import FLError, JournalError
+from fl.rounds.events import UpdateLanded
+from fl.rounds.journal import Journal, round_directory
+from fl.rounds.port import Failure
+from fl.strategies.base import Update
+
+CHECK_BLOCK = 1 << 18
+"""Elements that are checked for being finite at a time; a block stays in the cache until it is written."""
+
+
+class UnusableError(FLError):
+    """Arrays that cannot take part in the round.
+
+    Attributes:
+        failure: What to record of it.
+    """
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.failure = Failure(code=code, reason=reason)
+
+
+def spool(path: Path, arrays: Arrays, layout: Layout | None) -> tuple[Layout, str]:
+    """Write arrays to a file, checking them on the way.
+
+    Args:
+        path: Where to.
+        arrays: What a site sent.
+        layout: What it must look like; ``None`` takes it as it is.
+
+    Returns:
+        The layout and the file's SHA-256.
+
+    Raises:
+        UnusableError: If a parameter is missing, superfluous, of another shape, or not finite.
+        StorageError: If the disk is full or refuses.
+    """
+    found = Layout.of(arrays)
+    if layout is not None and (difference := layout.difference(found)):
+        raise UnusableError("wrong_shape", difference)
+    if not found.size:
+        raise UnusableError("no_parameters", "there are no parameters in it")
+    return found, write_arrays(path, found, _finite_blocks(arrays))
+
+
+def drop_unnamed(journal: Journal) -> None:
+    """Remove files that no event names: what a crash left half-done."""
+    for path in (journal.directory / "rounds").rglob("*.part"):
+        path.unlink()
+    number = journal.state.committed_rounds + 1
+    landed = journal.state.round(number).landed
+    for path in update_files(journal.directory, number):
+        if site_of(path) not in landed:
+            path.unlink()
+
+
+def damaged(journal: Journal, number: int) -> Iterator[tuple[UpdateLanded, str]]:
+    """Landed updates of a round whose file is missing or no longer matches its digest, and what is wrong."""
+    for landed in list(journal.state.round(number).landed.values()):
+        try:
+            if file_digest(update_path(journal.directory, number, landed.site)) == landed.digest:
+                continue
+            yield landed, "its digest does not match"
+        except JournalError as err:
+            yield landed, err.message
+
+
+def open_updates(journal: Journal, number: int, survivors: tuple[str, ...]) -> list[tuple[ArrayFile, Update]]:
+    """The survivors' updates as maps, in site order: the order in which they are folded, whoever came first."""
+    opened = []
+    for site in sorted(survivors):
+        landed = journal.state.round(number).landed[site]
+        file = ArrayFile(update_path(journal.directory, number, site))
+        update = Update(site=site, num_examples=landed.num_examples, vector_P=file.vector_P, release=file.release)
+        opened.append((file, update))
+    return opened
+
+
+def update_path(directory: Path, number: int, site: str) -> Path:
+    """Where a site's update of a round is."""
+    return round_directory(directory, number) / f"update-{site}.safetensors"
+
+
+def update_files(directory: Path, number: int) -> list[Path]:
+    """All updates of a round that are on disk."""
+    return sorted(round_directory(directory, number).glob("update-*.safetensors"))
+
+
+def site_of(path: Path) -> str:
+    """Whose update a file is."""
+    return path.name.removeprefix("update-").removesuffix(".safetensors")
+
+
+def _finite_blocks(arrays: Arrays) -> Iterator[F32]:
+    names = iter(arrays)
+    for vector in flat_blocks(arrays):
+        name = next(names)
+        for start in range(0, len(vector), CHECK_BLOCK):
+            block = vector[start : start + CHECK_BLOCK]
+            # A sum is one pass without a temporary; it overflows only for numbers that are no update either way,
+            # but those are looked at one by one, so that the reason is the true one.
+            with np.errstate(over="ignore", invalid="ignore"):
+                total = float(np.add.reduce(block, dtype=np.float32))
+            if not math.isfinite(total) and not np.isfinite(block).all():
+                raise UnusableError("not_finite", f"{name} contains NaN or infinity")
+        yield vector

@@ -1,0 +1,1 @@
+"""Carriers of the round engine's messages inside one process."""
