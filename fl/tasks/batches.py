@@ -28,9 +28,7 @@ def count(dataset: Dataset[Any], whose: str, purpose: str) -> int:
     try:
         number = len(dataset)  # type: ignore[arg-type]  # Dataset itself promises no length
     except TypeError as err:
-        raise TaskError(
-            f"the {purpose} data of {whose} has no length", hint="give the dataset a __len__"
-        ) from err
+        raise TaskError(f"the {purpose} data of {whose} has no length", hint="give the dataset a __len__") from err
     if number == 0:
         raise TaskError(f"{whose} has no examples for {purpose}")
     return number
@@ -95,9 +93,7 @@ def to(batch: Any, device: torch.device) -> Any:
 
 def detached(batch: Any) -> Any:
     """Outputs without their graph, in float32 where they are floating-point numbers."""
-    return _each(
-        batch, lambda tensor: tensor.detach().float() if tensor.is_floating_point() else tensor.detach()
-    )
+    return _each(batch, lambda tensor: tensor.detach().float() if tensor.is_floating_point() else tensor.detach())
 
 
 def _each(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:

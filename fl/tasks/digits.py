@@ -54,9 +54,7 @@ class Digits(Task):
         from torch import nn
 
         if self.network == "mlp":
-            return nn.Sequential(
-                nn.Flatten(), nn.Linear(64, self.hidden), nn.ReLU(), nn.Linear(self.hidden, 10)
-            )
+            return nn.Sequential(nn.Flatten(), nn.Linear(64, self.hidden), nn.ReLU(), nn.Linear(self.hidden, 10))
         return nn.Sequential(
             nn.Conv2d(1, 16, kernel_size=3, padding=1),
             nn.ReLU(),
@@ -134,15 +132,12 @@ def _read(site: Site, path: Path) -> tuple[F32, I64]:
         with np.load(path, allow_pickle=False) as file:
             images, labels = np.asarray(file["images"]), np.asarray(file["labels"])
     except FileNotFoundError as err:
-        raise TaskError(
-            f"site {site.id} has no {path}", hint=f"give the directory that holds {SHARD}"
-        ) from err
+        raise TaskError(f"site {site.id} has no {path}", hint=f"give the directory that holds {SHARD}") from err
     except Exception as err:  # what NumPy raises for a damaged file is not documented
         raise TaskError(f"cannot read {path}: {err}") from err
     if images.ndim != 3 or images.shape[1:] != (8, 8) or labels.shape != images.shape[:1]:
         raise TaskError(
-            f"{path} holds images {list(images.shape)} and labels {list(labels.shape)}, "
-            "must be [n, 8, 8] and [n]"
+            f"{path} holds images {list(images.shape)} and labels {list(labels.shape)}, must be [n, 8, 8] and [n]"
         )
     if images.dtype.kind not in "uif" or labels.dtype.kind not in "ui":
         raise TaskError(

@@ -166,9 +166,7 @@ def evaluate(task: Task, arrays: Arrays, dataset: Dataset[Any], training: Traini
     with repeatable(0, device, training.cpu_threads), memory.explained(device), torch.no_grad():
         model = task.model()
         parameters.set(model, arrays)
-        measured = _Measured(
-            task, model.to(device).eval(), device, choose_precision(training.precision, device)
-        )
+        measured = _Measured(task, model.to(device).eval(), device, choose_precision(training.precision, device))
         micro_batches = memory.MicroBatches(training.batch_size, device)
 
         def measure(batch: Any) -> list[_Means]:
@@ -265,9 +263,7 @@ def _train(
 class _Trainer:
     """One round of training: the model, its optimiser and the steps."""
 
-    def __init__(
-        self, task: Task, arrays: Arrays, training: TrainingConfig, device: torch.device, seed: int
-    ) -> None:
+    def __init__(self, task: Task, arrays: Arrays, training: TrainingConfig, device: torch.device, seed: int) -> None:
         self.model = task.model()
         parameters.set(self.model, arrays)
         self.model.to(device).train()
@@ -290,9 +286,7 @@ class _Trainer:
         seen: list[_Means] = []
         for epoch in range(training.epochs):
             is_last = epoch == training.epochs - 1
-            one_pass = batches.batches(
-                dataset, training.batch_size, shuffle=order, at_most=training.max_batches
-            )
+            one_pass = batches.batches(dataset, training.batch_size, shuffle=order, at_most=training.max_batches)
             for number, batch in enumerate(one_pass, start=1):
                 seen += self._step(batch, measure=is_last)
                 if progress:

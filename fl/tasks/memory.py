@@ -80,7 +80,7 @@ class MicroBatches:
         self.size = failed // 2
         self.halvings += 1
         log.warning(
-            "out of memory on %s with %d examples at once: going on with %d, the batch and its gradient stay the same",
+            "out of memory on %s with %d examples at once: going on with %d, the gradient stays the same",
             self._device.type,
             failed,
             self.size,
@@ -104,7 +104,7 @@ def explained(device: torch.device) -> Iterator[None]:
         reason = str(err).split("\n", 1)[0] or "nothing left"
         raise TaskError(
             f"the model, its gradients and its optimiser do not fit into the memory of {device.type}: {reason}",
-            hint='use a smaller model, optimiser = "sgd" without momentum, or a machine with more memory',
+            hint="use a smaller model, an optimiser with less state, or a machine with more memory",
         ) from err
 
 

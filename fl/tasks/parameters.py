@@ -24,8 +24,7 @@ def get(model: nn.Module) -> dict[str, F32]:
         TaskError: If one is complex, which no strategy can average as float32.
     """
     return {
-        name: np.array(tensor.detach().float().cpu().numpy(), dtype=np.float32)
-        for name, tensor in _travelling(model)
+        name: np.array(tensor.detach().float().cpu().numpy(), dtype=np.float32) for name, tensor in _travelling(model)
     }
 
 

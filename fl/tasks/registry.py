@@ -48,10 +48,7 @@ def create(name: str, options: Mapping[str, Any], *, search_path: Path | None = 
 
 def available() -> dict[str, str]:
     """The built-in tasks: name and what it is, in one line."""
-    return {
-        name: (inspect.getdoc(_import(path)) or "").split("\n", 1)[0]
-        for name, path in sorted(BUILT_IN.items())
-    }
+    return {name: (inspect.getdoc(_import(path)) or "").split("\n", 1)[0] for name, path in sorted(BUILT_IN.items())}
 
 
 def _import(path: str) -> type[Task]:
@@ -71,11 +68,7 @@ def _own(path: str, search_path: Path | None) -> type[Task]:
         raise
     except Exception as err:  # a researcher's module may raise anything while it is imported
         reason = str(err) if isinstance(err, ImportError) else f"{type(err).__name__}: {err}"
-        where = (
-            f"is {module_name}.py in {search_path}?"
-            if search_path
-            else f"is {module_name} on the import path?"
-        )
+        where = f"is {module_name}.py in {search_path}?" if search_path else f"is {module_name} on the import path?"
         missing = isinstance(err, ModuleNotFoundError) and err.name == module_name
         raise TaskError(f"cannot import the task {path}: {reason}", hint=where if missing else None) from err
     cls = getattr(module, class_name, None)
@@ -88,9 +81,7 @@ def _own(path: str, search_path: Path | None) -> type[Task]:
     if inspect.isabstract(cls):
         raise TaskError(f"the task {path} lacks {', '.join(sorted(cls.__abstractmethods__))}")
     if inspect.get_annotations(cls) and "__dataclass_fields__" not in cls.__dict__:
-        raise TaskError(
-            f"the task {path} has options but is no dataclass", hint="put @dataclass(frozen=True) above it"
-        )
+        raise TaskError(f"the task {path} has options but is no dataclass", hint="put @dataclass(frozen=True) above it")
     return cls
 
 

@@ -15,7 +15,7 @@ I64 = npt.NDArray[np.int64]
 Part = Literal["training", "evaluation"]
 
 EVALUATION_SHARE = 0.2
-"""How much of its examples a site keeps for evaluation, unless the task says otherwise."""
+"""How much of its examples a site keeps for evaluation."""
 
 
 def partition(num_examples: int, site: Site) -> I64:
@@ -36,8 +36,14 @@ def partition(num_examples: int, site: Site) -> I64:
     return np.sort(np.array_split(order, site.num_partitions)[site.partition_id])
 
 
-def divide(num_examples: int, site: Site, part: Part, share: float = EVALUATION_SHARE) -> I64:
+def divide(num_examples: int, site: Site, part: Part, *, where: object = None) -> I64:
     """The site's examples for training or for evaluation: the same ones in every round and run.
+
+    Args:
+        num_examples: How many the site has.
+        site: Whose they are; its name decides which are kept.
+        part: Which of the two is wanted.
+        where: Where the examples lie, for the message when there are none.
 
     Returns:
         Indices, sorted. A single example is trained on; of two or more, at least one is kept for evaluation.
@@ -46,9 +52,10 @@ def divide(num_examples: int, site: Site, part: Part, share: float = EVALUATION_
         TaskError: Naming the site, if it has no examples at all.
     """
     if num_examples == 0:
+        place = f" in {where}" if where else ""
         raise TaskError(
-            f"site {site.id} has no examples", hint="look at its data directory, or leave the site out"
+            f"site {site.id} has no examples{place}", hint="look at its data directory, or leave the site out"
         )
     order = seeding.generator(0, "evaluation", site.id).permutation(num_examples)
-    kept = max(1, round(share * num_examples)) if num_examples > 1 else 0
+    kept = max(1, round(EVALUATION_SHARE * num_examples)) if num_examples > 1 else 0
     return np.sort(order[:kept] if part == "evaluation" else order[kept:])

@@ -118,9 +118,7 @@ def _iid(labels: npt.NDArray[Any], sites: int, config: SplitConfig, random: np.r
     return np.array_split(random.permutation(len(labels)), sites)
 
 
-def _dirichlet(
-    labels: npt.NDArray[Any], sites: int, config: SplitConfig, random: np.random.Generator
-) -> list[I64]:
+def _dirichlet(labels: npt.NDArray[Any], sites: int, config: SplitConfig, random: np.random.Generator) -> list[I64]:
     pieces: list[list[I64]] = [[] for _ in range(sites)]
     for label in _classes(labels, config):
         examples = random.permutation(np.flatnonzero(labels == label))
@@ -144,9 +142,7 @@ def _dirichlet(
     return parts
 
 
-def _by_label(
-    labels: npt.NDArray[Any], sites: int, config: SplitConfig, random: np.random.Generator
-) -> list[I64]:
+def _by_label(labels: npt.NDArray[Any], sites: int, config: SplitConfig, random: np.random.Generator) -> list[I64]:
     classes, each = _classes(labels, config), config.labels_per_site
     if each > len(classes):
         raise ConfigError(
@@ -172,9 +168,7 @@ def _by_label(
     return [np.concatenate(pile) for pile in pieces]
 
 
-def _by_quantity(
-    labels: npt.NDArray[Any], sites: int, config: SplitConfig, random: np.random.Generator
-) -> list[I64]:
+def _by_quantity(labels: npt.NDArray[Any], sites: int, config: SplitConfig, random: np.random.Generator) -> list[I64]:
     shares = np.arange(1, sites + 1) ** -config.exponent
     beyond = len(labels) - sites * config.minimum
     cuts = np.rint(np.cumsum(shares / shares.sum())[:-1] * beyond).astype(np.int64)
