@@ -16,8 +16,8 @@ from rich.table import Table
 
 from fl.errors import FLError
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+out = Console(highlight=False, emoji=False)
+err = Console(stderr=True, highlight=False, emoji=False)
 
 
 def say(text: str) -> None:

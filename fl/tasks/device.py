@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from fl.config import unknown
 from fl.errors import ConfigError
 from fl.tasks.extras import require
 
@@ -21,12 +22,14 @@ def choose(name: str) -> torch.device:
         name: ``auto``, or one of ``PREFERENCE``.
 
     Raises:
-        ConfigError: If that device is not in this machine; the hint names what is.
+        ConfigError: If there is no such name, or that device is not in this machine; the hint names what is.
         TaskError: If torch is not installed.
     """
     require("torch")
     import torch
 
+    if name not in ("auto", *PREFERENCE):
+        raise unknown("device", name, ("auto", *PREFERENCE))
     there = available()
     if name == "auto":
         return torch.device(there[0])

@@ -70,7 +70,7 @@ class Images(Task):
             raise ConfigError("task.classes names a class twice")
         for name in self.classes:
             # Options come with the run, and a run has no business outside the site's data directory.
-            if name != Path(name).name:
+            if name != Path(name).name or name in ("", ".."):
                 raise ConfigError(f"task.classes names {name!r}, which is not the name of a folder")
         if len(self.classes) == 1:
             raise ConfigError(f"task.classes names only {self.classes[0]}", hint="name two at least")

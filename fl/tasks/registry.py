@@ -41,7 +41,9 @@ def create(name: str, options: Mapping[str, Any], *, search_path: Path | None = 
         cls = _own(name, search_path)
     else:
         error = unknown("task", name, BUILT_IN)
-        raise ConfigError(error.message, hint=f"{error.hint}; a task of your own is written my_module:MyTask")
+        is_near = error.hint is not None and error.hint.startswith("did you mean")
+        own = "" if is_near else "; your own is written my_module:MyTask"
+        raise ConfigError(error.message, hint=f"{error.hint}{own}")
     task = load(cls, options, table="task")
     return _anchored(task, search_path) if search_path else task
 
