@@ -68,9 +68,10 @@ class GridSites:
             records.Job(request=request, task=self._task, training=self._training), _record(model)
         )
         reachable = [site for site in sites if site in self._nodes]
-        messages = [Message(content, self._nodes[site], MESSAGE_TYPE[request.phase]) for site in reachable]
-        for message in messages:
-            message.metadata.group_id = str(request.round)  # Flower's logs name the round
+        messages = [
+            Message(content, self._nodes[site], MESSAGE_TYPE[request.phase], group_id=str(request.round))
+            for site in reachable
+        ]
         if messages:
             sent = dict(zip(reachable, self.grid.push_messages(messages), strict=True))
             self._outstanding |= {message_id: (site, request) for site, message_id in sent.items()}

@@ -24,6 +24,7 @@ from fl.arrays import F32, Layout
 from fl.config import unknown
 from fl.errors import ConfigError, RunError
 from fl.flower import records
+from fl.flower.private import ensure_identity
 from fl.rounds.checkpoint import Folding, Streaming
 from fl.rounds.config import options
 from fl.strategies import registry
@@ -51,6 +52,7 @@ class FlowerFolding:
     """
 
     def __init__(self, strategy: FlowerStrategy) -> None:
+        ensure_identity()
         self.strategy = strategy
 
     def minimum_updates(self) -> int:

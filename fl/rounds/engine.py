@@ -26,6 +26,7 @@ from fl.rounds.config import RunConfig
 from fl.rounds.journal import Clock, Journal
 from fl.rounds.port import Reply, Request, Sites
 from fl.rounds.state import RunState
+from fl.rounds.window import Window
 
 T = TypeVar("T")
 
@@ -36,31 +37,6 @@ POLL_S = 1.0
 
 CentreEvaluation = Callable[[Arrays], tuple[int, Mapping[str, float]]]
 """Evaluates a model on the centre's own data: number of examples and metrics."""
-
-
-class Window:
-    """The time in which replies are taken, on the monotonic clock."""
-
-    def __init__(self, clock: Clock, length_s: float) -> None:
-        self._clock, self._opened = clock, clock.monotonic()
-        self._closes = self._opened + length_s
-        self.shortened = False
-
-    @property
-    def passed_s(self) -> float:
-        """Seconds since it was opened."""
-        return round(self._clock.monotonic() - self._opened, 3)
-
-    @property
-    def left_s(self) -> float:
-        """Seconds until it closes, never below 0."""
-        return max(0.0, self._closes - self._clock.monotonic())
-
-    def end_after(self, seconds: float) -> None:
-        """Close it so many seconds from the first call, if that is sooner."""
-        if not self.shortened and seconds < self.left_s:
-            self._closes = self._clock.monotonic() + seconds
-            self.shortened = True
 
 
 class Engine:
@@ -137,7 +113,7 @@ class Engine:
         self.journal.append(events.ModelInitialised(source=source, digest=digest, parameters=layout.size))
 
     def _initialised_by_a_site(self, path: Path) -> tuple[Layout, str, str]:
-        """Initial parameters from the first site that has some; the seed makes them the same wherever they come from."""
+        """Initial parameters from the first site that has some; the seed makes them the same wherever that is."""
         request = Request(
             phase="initialise", round=0, attempt=1, seed=seeding.derive(self.config.run.seed, "initialise")
         )
@@ -249,18 +225,16 @@ class Engine:
                 self.sites.ask(sorted(asked), request, model)
         if len(entry.landed) >= opened.wanted:
             return "the wanted number of sites had answered"
-        quorum_at: float | None = None
-        for reply, waited_s in self._replies(request, asked, opened.deadline_s, lambda: quorum_at):
+        window = Window(self.clock, opened.deadline_s)
+        for reply, waited_s in self._replies(request, asked, window):
             self._take(reply, waited_s, partial(self._land, reply, waited_s, layout))
             if len(entry.landed) >= opened.wanted:
                 return "the wanted number of sites had answered"
-            if len(entry.landed) >= opened.quorum and quorum_at is None:
-                quorum_at = self.clock.monotonic()
-        open_sites = asked - set(entry.landed) - set(entry.failed)
-        if not open_sites:
+            if len(entry.landed) >= opened.quorum and self.config.round.linger_s is not None:
+                window.end_after(self.config.round.linger_s)
+        if asked <= entry.landed.keys() | entry.failed.keys():
             return "every site had answered"
-        lingered = quorum_at is not None and self.config.round.linger_s is not None
-        return "the quorum had answered" if lingered else f"the deadline of {opened.deadline_s:g} s had passed"
+        return "the quorum had answered" if window.shortened else f"the deadline of {opened.deadline_s:g} s had passed"
 
     def _land(self, reply: Reply, waited_s: float, layout: Layout) -> None:
         """Put one update on disk, then into the journal."""

@@ -198,7 +198,7 @@ class Evaluated(Event):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RunEnded(Event):
-    """The run is over: ``completed``, ``failed`` or ``stopped``, and why. A run that did not complete can be resumed."""
+    """The run is over: ``completed``, ``failed`` or ``stopped``, and why; only the first cannot be resumed."""
 
     status: str
     reason: str

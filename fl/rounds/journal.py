@@ -140,7 +140,7 @@ class Journal:
         try:
             view = memoryview(line)
             while view:
-                view = view[self._file.write(view) or 0 :]
+                view = view[os.write(self._file.fileno(), view) :]
             os.fsync(self._file.fileno())
         except OSError as err:
             self._file.seek(offset)
@@ -343,6 +343,7 @@ def _refuse_newer(path: Path, first_line: bytes) -> None:
         return
     if newer:
         raise JournalError(
-            f"{path.parent} is a journal of format {fields['format']}, fedfleet {__version__} reads up to {events.FORMAT}",
+            f"{path.parent} is a journal of format {fields['format']}, "
+            f"fedfleet {__version__} reads up to {events.FORMAT}",
             hint=f"install fedfleet {fields.get('fedfleet', 'of that format')} or newer",
         )
