@@ -174,10 +174,11 @@ class Engine:
                 )
             )
             log.warning("round %d attempt %d abandoned: %s", number, opened.attempt, because)
+        reasons = "".join(f"; {site}: {failed.reason}" for site, failed in sorted(entry.failed.items())[:1])
         raise TooFewSitesError(
             f"round {number}: {len(entry.landed)} of {opened.quorum} needed sites answered "
-            f"in {len(entry.opened)} attempts",
-            hint="fl report shows each site's reason; lower round.quorum or raise round.deadline_s for the next run",
+            f"in {len(entry.opened)} attempts{reasons}",
+            hint="fl report shows each site's reason; mend it and fl run resume, or start a run with a lower round.quorum",
         )
 
     def _open_round(self, number: int) -> events.RoundOpened:

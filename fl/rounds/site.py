@@ -7,7 +7,7 @@ import logging
 
 from fl import seeding
 from fl.arrays import Arrays
-from fl.config import load
+from fl.config import load, to_dict
 from fl.errors import FLError
 from fl.rounds.port import Failure, Reply, Request
 from fl.tasks.base import Site, Task
@@ -47,7 +47,7 @@ def _answer(task: Task, training: TrainingConfig, site: Site, request: Request, 
     if request.phase == "evaluate":
         evaluated = evaluate(task, arrays, task.evaluation_data(site), training)
         return Reply(site=site.id, request=request, num_examples=evaluated.num_examples, metrics=evaluated.metrics)
-    training = load(TrainingConfig, {**dataclasses.asdict(training), **request.options}, table="training")
+    training = load(TrainingConfig, {**to_dict(training), **request.options}, table="training")
     result = train(task, arrays, site, training, seed=seeding.derive(request.seed, site.id))
     return Reply(
         site=site.id,
