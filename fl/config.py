@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 import tomllib
 import types
@@ -50,7 +51,7 @@ def load(cls: type[T], values: Mapping[str, Any], *, table: str = "") -> T:
         ConfigError: On an unknown or missing key, a wrong type, or a value out of its range.
     """
     assert dataclasses.is_dataclass(cls)
-    hints = get_type_hints(cls)
+    hints = _type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     for key in values:
         if key not in fields:
@@ -169,6 +170,12 @@ def field_docs(cls: type) -> dict[str, str]:
             ):
                 docs[statement.target.id] = inspect.cleandoc(after.value.value)
     return docs
+
+
+@functools.cache
+def _type_hints(cls: type) -> dict[str, Any]:
+    """What each key holds; remembered, because a journal is read an event a dataclass."""
+    return get_type_hints(cls)
 
 
 def _convert(hint: Any, value: Any, name: str) -> Any:
