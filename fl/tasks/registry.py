@@ -96,16 +96,13 @@ def _put_first(directory: Path, package: str) -> None:
     if sys.path[:1] != [str(directory)]:
         sys.path.insert(0, str(directory))
     importlib.invalidate_caches()
-    if not ((directory / f"{package}.py").exists() or (directory / package).is_dir()):
+    file = next((p for p in (directory / package / "__init__.py", directory / f"{package}.py") if p.exists()), None)
+    if file is None:
         return
     if package in sys.stdlib_module_names:
-        raise TaskError(
-            f"{directory / package}.py has the name of a module of Python itself",
-            hint="give the file another name",
-        )
+        raise TaskError(f"{file} has the name of a module of Python itself", hint="give it another name")
     imported = sys.modules.get(package)
-    origin = getattr(imported, "__file__", None)
-    if imported is not None and (origin is None or not Path(origin).resolve().is_relative_to(directory)):
+    if imported is not None and imported.__file__ != str(file):
         for name in [name for name in sys.modules if name == package or name.startswith(f"{package}.")]:
             del sys.modules[name]
 
