@@ -29,7 +29,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fl.errors import JournalError, StorageError
+from fl.errors import JournalError
+from fl.files import storage_error, sync_directory
 
 F32 = npt.NDArray[np.float32]
 Arrays = Mapping[str, F32]
@@ -264,28 +265,6 @@ def flat_blocks(arrays: Arrays) -> Iterator[F32]:
     """The arrays one after the other as flat float32 pieces, converted where they are something else."""
     for array in arrays.values():
         yield np.ascontiguousarray(array, dtype=np.float32).reshape(-1)
-
-
-def sync_directory(path: Path) -> None:
-    """Make renames and new files in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def storage_error(path: Path, err: OSError) -> StorageError:
-    """The error for a disk that refused to write."""
-    try:
-        status = os.statvfs(path.parent if path.parent.exists() else Path.cwd())
-        left = f", {status.f_bavail * status.f_frsize >> 20} MiB left"
-    except OSError:
-        left = ""
-    return StorageError(
-        f"cannot write {path}: {err.strerror or err}{left}",
-        hint="make room on that disk, then go on with fl run resume",
-    )
 
 
 def _bytes_of(block: npt.NDArray[Any] | memoryview | bytes) -> memoryview:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -10,6 +11,8 @@ from pathlib import Path
 from types import TracebackType
 
 from fl.errors import BusyError, StorageError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
@@ -38,7 +41,20 @@ def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
     except OSError as err:
         with contextlib.suppress(OSError):
             part.unlink()
-        raise StorageError(f"cannot write {path}: {err.strerror or err}") from err
+        raise storage_error(path, err) from err
+
+
+def storage_error(path: Path, err: OSError) -> StorageError:
+    """The error for a disk that refused to write ``path``, with the room that is left on it."""
+    try:
+        status = os.statvfs(path.parent)
+        left = f", {status.f_bavail * status.f_frsize >> 20} MiB left on that disk"
+    except OSError:
+        left = ""
+    return StorageError(
+        f"cannot write {path}: {err.strerror or err}{left}",
+        hint="make room there; a run goes on with fl run resume" if err.errno in _FULL else None,
+    )
 
 
 def sync_directory(path: Path) -> None:
@@ -94,8 +110,9 @@ class Lock:
                 self._fd = fd
             else:  # its last holder removed the file between our open and our flock
                 os.close(fd)
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        with contextlib.suppress(OSError):  # the number is for people; a full disk must not keep the lock from us
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
         """Give the lock back and remove its file; nothing happens if it is not held."""

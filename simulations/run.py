@@ -37,9 +37,7 @@ def simulate(
     """
     task = registry.create(config.task["name"], options(config.task), search_path=search_path)
     members = {
-        name: Site(
-            id=name, data_dir=data / name if data else None, partition_id=number, num_partitions=sites
-        )
+        name: Site(id=name, data_dir=data / name if data else None, partition_id=number, num_partitions=sites)
         for number, name in enumerate(f"site-{i}" for i in range(1, sites + 1))
     }
     if not directory.exists():

@@ -178,7 +178,7 @@ class Engine:
         raise TooFewSitesError(
             f"round {number}: {len(entry.landed)} of {opened.quorum} needed sites answered "
             f"in {len(entry.opened)} attempts{reasons}",
-            hint="fl report shows each site's reason; mend it and fl run resume, or start a run with a lower round.quorum",
+            hint="fl report shows each site's reason; mend it, then fl run resume",
         )
 
     def _open_round(self, number: int) -> events.RoundOpened:

@@ -30,9 +30,8 @@ from pathlib import Path
 from typing import Any
 
 from fl import __version__
-from fl.arrays import storage_error, sync_directory
 from fl.errors import JournalError
-from fl.files import Lock, write_atomic
+from fl.files import Lock, storage_error, sync_directory, write_atomic
 from fl.rounds import events
 from fl.rounds.events import Event
 from fl.rounds.state import Record, RunState
@@ -78,14 +77,15 @@ class Journal:
         try:
             reader = Reader(directory)
             self.state = RunState.of(reader.more())
+            if self.state.created is None:
+                raise JournalError(f"{self._events_path} does not begin with a whole line", hint="start a new run")
             self._seq, self._check = reader.seq, reader.check
             self._started = self.clock.monotonic()
             self._file = self._events_path.open("r+b", buffering=0)
             self._file.seek(reader.offset)
             if reader.torn_bytes:
                 self._file.truncate()
-                if self._seq:
-                    self.append(events.TailDropped(line=self._seq + 1, size_bytes=reader.torn_bytes))
+                self.append(events.TailDropped(line=self._seq + 1, size_bytes=reader.torn_bytes))
         except BaseException:
             self._lock.release()
             raise
@@ -106,26 +106,24 @@ class Journal:
         if directory.exists() and any(directory.iterdir()):
             raise JournalError(f"{directory} is not empty", hint="a new run needs a directory of its own")
         text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+        created = events.RunCreated(
+            format=events.FORMAT,
+            run=config["run"]["name"],
+            rounds=config["run"]["rounds"],
+            seed=config["run"]["seed"],
+            config_digest=hashlib.sha256(text.encode()).hexdigest(),
+            fedfleet=__version__,
+        )
+        now = datetime.datetime.fromtimestamp((clock or Clock()).wall(), datetime.UTC)
         try:
             (directory / "rounds").mkdir(parents=True)
-            write_atomic(directory / "config.json", text)
-            write_atomic(directory / "environment.json", json.dumps(environment(), indent=2) + "\n")
-            (directory / EVENTS).touch()
-            sync_directory(directory)
         except OSError as err:
             raise storage_error(directory, err) from err
-        journal = cls(directory, clock=clock)
-        journal.append(
-            events.RunCreated(
-                format=events.FORMAT,
-                run=config["run"]["name"],
-                rounds=config["run"]["rounds"],
-                seed=config["run"]["seed"],
-                config_digest=hashlib.sha256(text.encode()).hexdigest(),
-                fedfleet=__version__,
-            )
-        )
-        return journal
+        write_atomic(directory / "config.json", text)
+        write_atomic(directory / "environment.json", json.dumps(environment(), indent=2) + "\n")
+        # With its first line the journal is there, without it there is none.
+        write_atomic(directory / EVENTS, _encode(Record(0, now, 0.0, created), "")[0])
+        return cls(directory, clock=clock)
 
     def append(self, event: Event) -> None:
         """Write an event and wait until the disk has it.

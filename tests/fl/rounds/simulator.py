@@ -27,9 +27,7 @@ class SimulatedTime:
     def __init__(self) -> None:
         self.now_s = 100.0
         self.wall_offset_s = 1_700_000_000.0
-        self.clock = Clock(
-            monotonic=lambda: self.now_s, wall=lambda: self.now_s + self.wall_offset_s, sleep=self.sleep
-        )
+        self.clock = Clock(monotonic=lambda: self.now_s, wall=lambda: self.now_s + self.wall_offset_s, sleep=self.sleep)
 
     def sleep(self, seconds: float) -> None:
         self.now_s += seconds

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.fl.rounds.simulator import SimulatedSite, SimulatedTime, SiteSimulator, federation, honest_update, run_config
 
 from fl.arrays import ArrayFile
 from fl.errors import TooFewSitesError
@@ -18,6 +17,7 @@ from fl.rounds.engine import Engine
 from fl.rounds.journal import Journal, read
 from fl.rounds.port import Failure
 from fl.rounds.state import RunState
+from tests.fl.rounds.simulator import SimulatedSite, SimulatedTime, SiteSimulator, federation, honest_update, run_config
 
 
 def run(directory: Path, sites: SiteSimulator, config: RunConfig | None = None) -> RunState:
@@ -239,7 +239,7 @@ def test_a_wall_clock_that_jumps_changes_no_deadline_and_no_duration(tmp_path: P
 
     def jump(request):
         time.wall_offset_s += -86_400 if request.round % 2 else 7 * 86_400
-        return None
+        return
 
     sites = SiteSimulator(federation(3, site_1=SimulatedSite(fail=jump)), time)
     state = run(tmp_path / "run", sites, run_config(round={"deadline_s": 30.0}))

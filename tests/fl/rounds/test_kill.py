@@ -122,8 +122,8 @@ def test_killed_again_and_again_at_random_instants_it_still_ends_with_the_same_m
     rng = random.Random(seed)  # the seed stands in the test's name
     kills = 0
     for _ in range(200):
-        child = in_child(lambda: serve(directory, CONFIG, federation(3), pause_s=0.005))
-        child.join(rng.uniform(0.01, 0.15))
+        child = in_child(lambda: serve(directory, CONFIG, federation(3), pause_s=0.02))
+        child.join(rng.uniform(0.02, 0.15))
         if child.is_alive():
             os.kill(child.pid or 0, signal.SIGKILL)
             kills += 1
