@@ -51,6 +51,7 @@ class Digits(Task):
 
     def model(self) -> nn.Module:
         """About 38,000 parameters as a CNN and 5,000 as an MLP, with the default width."""
+        require("torch")
         from torch import nn
 
         if self.network == "mlp":
