@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import statistics
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -112,9 +113,10 @@ class GeometricMedian(Strategy):
     """The point with the smallest sum of distances to the updates.
 
     Smoothed Weiszfeld: ``βᵢ ← αᵢ / max(ν, ‖v − Δᵢ‖)``, ``v ← Σᵢ βᵢ Δᵢ / Σᵢ βᵢ``, with Δᵢ the update of site i and
-    αᵢ its weight. It starts from v = 0, the model unchanged (the authors' code starts from the mean, which one
-    large update carries away), and ends when no β changes by more than a ten-thousandth, or after
-    ``max_iterations``, each of which reads all updates once. It holds against less than half of the weight.
+    αᵢ its weight. It starts from the mean of the updates shortened to their median length (the authors' code starts
+    from the plain mean, which one large update carries away), and ends when no β changes by more than a
+    ten-thousandth, or after ``max_iterations``, each of which reads all updates once. It holds against less than
+    half of the weight.
     """
 
     name: ClassVar[str] = "geometric_median"
@@ -135,7 +137,9 @@ class GeometricMedian(Strategy):
     def rule(self, updates: Sequence[Update], scan: Scan) -> Rule:
         """The weights of the last step."""
         alphas = example_shares(updates) if self.weighted else [1 / len(updates)] * len(updates)
-        weights = [0.0] * len(updates)
+        lengths = _distances([0.0] * len(updates), scan)
+        shorten = [min(1.0, statistics.median(lengths) / length) if length else 1.0 for length in lengths]
+        weights = shares([alpha * factor for alpha, factor in zip(alphas, shorten, strict=True)])
         for _ in range(self.max_iterations):
             before, distances = weights, _distances(weights, scan)
             weights = shares([alpha / max(self.smoothing, d) for alpha, d in zip(alphas, distances, strict=True)])

@@ -41,6 +41,9 @@ SCRATCH_BYTES = 4 << 20
 RELEASE_BYTES = 64 << 20
 """After so many bytes of updates were read, their pages are given back."""
 
+SPARE_SLOTS = 2
+"""Pieces of memory besides those of the threads: one for the block that the caller has, one for the next in line."""
+
 MAX_THREADS = 8
 """Memory is the bottleneck long before more threads would help."""
 
@@ -121,14 +124,13 @@ def _fold(
             strategy.step(next_B[inside], model_P[tile], state_T, scratch_RT, round)
         return block
 
-    # One slot for each thread, and one for the block that the caller has.
-    length = min(BLOCK_ELEMENTS, model_P.size)
-    outputs = np.empty((threads + 1, 1 + len(strategy.state_names), length), np.float32)
-    scratch = reader.scratch(threads + 1, max(rule.scratch_rows, strategy.STEP_SCRATCH_ROWS))
-    slots = itertools.cycle(zip(outputs, scratch, strict=True))
+    slots = threads + SPARE_SLOTS
+    outputs = np.empty((slots, 1 + len(strategy.state_names), min(BLOCK_ELEMENTS, model_P.size)), np.float32)
+    scratch = reader.scratch(slots, max(rule.scratch_rows, strategy.STEP_SCRATCH_ROWS))
+    memory = itertools.cycle(zip(outputs, scratch, strict=True))
     with ThreadPoolExecutor(threads, "fold") as pool:
-        begun = (pool.submit(work, span, *next(slots)) for span in _spans(0, model_P.size, BLOCK_ELEMENTS))
-        yield from _in_order(begun, threads)
+        begun = (pool.submit(work, span, *next(memory)) for span in _spans(0, model_P.size, BLOCK_ELEMENTS))
+        yield from _in_order(begun, slots - 1)
     reader.release()
 
 
@@ -138,10 +140,11 @@ def _scan(reader: _Reader, measure: Callable[[Sequence[F32], F32], F64], scratch
     def work(span: slice, scratch: F32) -> F64:
         return _sum(measure(tiles, scratch_RT) for _, tiles, scratch_RT in reader.tiles(span, scratch))
 
-    slots = itertools.cycle(reader.scratch(threads + 1, scratch_rows))
+    slots = threads + SPARE_SLOTS
+    memory = itertools.cycle(reader.scratch(slots, scratch_rows))
     with ThreadPoolExecutor(threads, "scan") as pool:
-        begun = (pool.submit(work, span, next(slots)) for span in _spans(0, reader.size, BLOCK_ELEMENTS))
-        return _sum(_in_order(begun, threads))
+        begun = (pool.submit(work, span, next(memory)) for span in _spans(0, reader.size, BLOCK_ELEMENTS))
+        return _sum(_in_order(begun, slots - 1))
 
 
 class _Reader:
