@@ -1,0 +1,1 @@
+"""Commands of the centre: `fl up`, `fl demo`, `fl run`."""
