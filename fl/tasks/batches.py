@@ -60,14 +60,11 @@ def batches(
     sized: Any = dataset  # ``count`` has made sure of its length
     order = RandomSampler(sized, generator=shuffle) if shuffle else SequentialSampler(sized)
     index_batches = BatchSampler(order, batch_size, drop_last=False)
-    # A generator of its own, also where nothing is shuffled: DataLoader draws a number from the global one
-    # otherwise.
-    generator = shuffle or _unused_generator()
     loader: DataLoader[Any]
     if isinstance(dataset, TensorDataset):  # takes the indices of a whole batch at once: many times faster
-        loader = DataLoader(dataset, batch_size=None, sampler=index_batches, generator=generator)
+        loader = DataLoader(dataset, batch_size=None, sampler=index_batches)
     else:
-        loader = DataLoader(dataset, batch_sampler=index_batches, generator=generator)
+        loader = DataLoader(dataset, batch_sampler=index_batches)
     for batch in islice(loader, at_most):
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
             raise TaskError("the dataset gives something else than (input, target) pairs")
@@ -104,9 +101,3 @@ def _each(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(batch, (tuple, list)):
         return type(batch)(_each(value, change) for value in batch)
     return change(batch)
-
-
-def _unused_generator() -> torch.Generator:
-    import torch
-
-    return torch.Generator().manual_seed(0)

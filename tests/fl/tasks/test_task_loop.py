@@ -128,12 +128,17 @@ def global_state():
 
 
 def test_no_global_state_is_left_changed():
-    task, before = Largest(dropout=0.5), global_state()
+    torch.set_num_threads(2)
+    torch.use_deterministic_algorithms(False)
+    task, training, before = Largest(dropout=0.5), dataclasses.replace(CPU, cpu_threads=3), global_state()
     arrays = initial_arrays(task, 1)
-    train(task, arrays, SITE, dataclasses.replace(CPU, cpu_threads=3), seed=1)
-    evaluate(task, arrays, examples(), CPU)
+    assert global_state() == before
+    train(task, arrays, SITE, training, seed=1)
+    assert global_state() == before
+    evaluate(task, arrays, examples(), training)
+    assert global_state() == before
     with pytest.raises(TaskError):
-        train(Largest(fits=0), arrays, SITE, CPU, seed=1)
+        train(Largest(fits=0), arrays, SITE, training, seed=1)
     assert global_state() == before
 
 

@@ -53,6 +53,25 @@ def test_a_failed_attempt_leaves_no_trace_in_running_means():
     assert all(np.array_equal(late.update[name], early.update[name]) for name in late.update)
 
 
+def test_pieces_that_went_well_before_memory_ran_out_are_not_counted_twice():
+    calls = []
+
+    class Later(Largest):
+        def loss(self, model, inputs, targets):
+            calls.append(len(targets))
+            if len(calls) in (1, 3):  # the whole batch, then its second half, when a neighbour takes memory too
+                raise torch.OutOfMemoryError("no room")
+            return super().loss(model, inputs, targets)
+
+    arrays = initial_arrays(Largest(), 1)
+    training = dataclasses.replace(CPU, batch_size=50)
+    hindered = train(Later(), arrays, SITE, training, seed=1)
+    unhindered = train(Largest(), arrays, SITE, training, seed=1)
+    assert calls == [50, 25, 25, 12, 12, 12, 12, 2]
+    assert close(hindered.update, unhindered.update)
+    assert hindered.metrics == pytest.approx(unhindered.metrics, abs=1e-5)
+
+
 def test_evaluation_goes_on_in_smaller_pieces_too():
     arrays = initial_arrays(Largest(), 1)
     hindered = evaluate(Largest(fits=3), arrays, examples(), CPU)

@@ -44,6 +44,7 @@ def test_other_types_come_back_as_they_were():
     assert torch.allclose(model.weight.float(), torch.tensor(arrays["weight"] + 1), atol=0.01)
 
 
+@pytest.mark.filterwarnings("error")
 def test_read_only_arrays_can_be_put_into_a_model():
     arrays = parameters.get(small())
     for array in arrays.values():

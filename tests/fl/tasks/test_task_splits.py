@@ -100,6 +100,11 @@ def test_quantities_follow_the_power_law():
     assert np.allclose(sizes, expected, atol=3)
 
 
+def test_any_site_may_be_the_largest():
+    largest = {np.argmax([len(part) for part in split(np.zeros(100, int), 4, "quantity", seed)]) for seed in range(40)}
+    assert largest == {0, 1, 2, 3}  # chance of missing one: 4 * 0.75 ** 40 < 1e-4, and the seeds are fixed
+
+
 def test_labels_may_be_texts():
     labels = np.array(["cat", "dog", "eel"] * 10)
     for part in split(labels, 3, "label", 1, labels_per_site=1):
