@@ -15,14 +15,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import math
 import mmap
 import os
 import struct
-import threading
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,13 @@ F32 = npt.NDArray[np.float32]
 Arrays = Mapping[str, F32]
 
 WRITE_BLOCK_BYTES = 4 << 20
-"""How much is written and hashed at a time."""
+"""How much is written at a time."""
+
+HASH_AHEAD_BYTES = 1 << 20
+"""How much is written before the hash is taken on; a smaller file is hashed at its end."""
+
+READ_BACK_BYTES = 1 << 18
+"""How much is hashed at a time: it stays in the processor's cache between reading and hashing."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -154,10 +161,10 @@ class ArrayWriter:
     ) -> None:
         self.path, self.layout, self._durable = path, layout, durable
         self._part = path.with_name(path.name + ".part")
-        self._digest = hashlib.sha256()
         self._left_bytes = layout.size_bytes
         with self._storage():
-            self._file = self._part.open("wb", buffering=0)
+            self._file = self._part.open("w+b", buffering=0)
+        self._hasher = _FollowingHasher(self._file.fileno())
         try:
             self._put(memoryview(_header(layout, metadata or {})))
         except BaseException:
@@ -188,14 +195,16 @@ class ArrayWriter:
         with self._storage():
             if self._durable:
                 os.fsync(self._file.fileno())
+            digest = self._hasher.finish()
             self._file.close()
             self._part.rename(self.path)
             if self._durable:
                 sync_directory(self.path.parent)
-        return self._digest.hexdigest()
+        return digest
 
     def abandon(self) -> None:
         """Remove what was written; nothing happens after ``finish``."""
+        self._hasher.stop()
         self._file.close()
         self._part.unlink(missing_ok=True)
 
@@ -207,19 +216,11 @@ class ArrayWriter:
             self.abandon()
 
     def _put(self, view: memoryview) -> None:
-        """Hash a block while it is written: both leave the interpreter, so two cores share the work."""
-        hasher = threading.Thread(target=self._digest.update, args=(view,)) if len(view) >= 1 << 20 else None
-        if hasher:
-            hasher.start()
-        else:
-            self._digest.update(view)
-        try:
-            with self._storage():
-                while view:  # a signal or a nearly full disk may cut a write short
-                    view = view[os.write(self._file.fileno(), view) :]
-        finally:
-            if hasher:
-                hasher.join()
+        with self._storage():
+            while view:  # a signal or a nearly full disk may cut a write short
+                written = os.write(self._file.fileno(), view)
+                self._hasher.follow(written)
+                view = view[written:]
 
     @contextlib.contextmanager
     def _storage(self) -> Iterator[None]:
@@ -227,6 +228,46 @@ class ArrayWriter:
             yield
         except OSError as err:
             raise storage_error(self.path, err) from err
+
+
+class _FollowingHasher:
+    """Hashes a file while it grows, in a thread that reads back what was just written.
+
+    It may lag behind the writer: a block belongs to its owner again as soon as it is written, and hashing goes on
+    while the disk works. Reading back from the page cache costs a fifth of the hashing itself.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor, self._digest = descriptor, hashlib.sha256()
+        self._written_bytes = self._hashed_bytes = self._expected_bytes = 0
+        self._thread = ThreadPoolExecutor(1, "sha256")
+
+    def follow(self, written_bytes: int) -> None:
+        """So much more was written; small files are not worth a thread, and wait for ``finish``."""
+        self._written_bytes += written_bytes
+        if self._written_bytes - self._expected_bytes >= HASH_AHEAD_BYTES:
+            self._expected_bytes = self._written_bytes
+            self._thread.submit(self._catch_up, self._written_bytes)
+
+    def finish(self) -> str:
+        """Hash what is left and return the SHA-256 in hexadecimal; ``OSError`` if the file cannot be read back."""
+        self._thread.shutdown()
+        self._catch_up(self._written_bytes)
+        return self._digest.hexdigest()
+
+    def stop(self) -> None:
+        """End the thread, so that nobody reads from the descriptor when it is closed."""
+        self._thread.shutdown(cancel_futures=True)
+
+    def _catch_up(self, stop: int) -> None:
+        buffer = memoryview(bytearray(min(READ_BACK_BYTES, stop - self._hashed_bytes)))
+        while self._hashed_bytes < stop:
+            piece = buffer[: stop - self._hashed_bytes]
+            read_bytes = os.preadv(self._descriptor, [piece], self._hashed_bytes)
+            if not read_bytes:
+                raise OSError(errno.EIO, "the file became shorter while it was written")
+            self._digest.update(piece[:read_bytes])
+            self._hashed_bytes += read_bytes
 
 
 def write_arrays(
