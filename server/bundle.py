@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib.util
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from fl.errors import ConfigError
 
@@ -12,10 +14,10 @@ PRIVATE: Mapping[str, str] = {
     "flwr.cli.build:build_fab_from_files": "(files)",
     "flwr.cli.config_utils:load_and_validate": "(path, check_module)",
     "flwr.cli.utils:collect_files": "(root)",
-    "flwr.common.config:parse_config_args": "(config, flatten)",
 }
 """Private names of Flower that this module uses, with their parameters."""
 
+KEY = re.compile(r"[A-Za-z0-9_.-]+=.")
 EXAMPLE = "an app has a pyproject.toml with [tool.flwr.app] and its components, as flwr new writes it"
 
 
@@ -34,10 +36,11 @@ def from_directory(directory: Path) -> bytes:
     if not (directory / "pyproject.toml").is_file():
         raise ConfigError(f"{directory} is not a Flower app: it has no pyproject.toml", hint=EXAMPLE)
     try:
-        load_and_validate(directory / "pyproject.toml")
+        load_and_validate(directory / "pyproject.toml", check_module=False)
         bundle, _ = build_fab_from_files(collect_files(directory.resolve()))
     except ValueError as err:
         raise ConfigError(f"{directory} is not a Flower app: {_reasons(err)}", hint=EXAMPLE) from err
+    _check_components(directory)
     return bundle
 
 
@@ -49,35 +52,51 @@ def from_files(files: Mapping[str, bytes]) -> bytes:
     return bundle
 
 
-def parse_overrides(options: list[str]) -> dict[str, Any]:
-    """Values for an app's run config from the command line, as ``flwr run -c`` takes them.
+def parse_overrides(options: Sequence[str]) -> dict[str, bool | int | float | str]:
+    """Values for an app's run config from the command line.
 
     Args:
-        options: Each ``key=value`` (several in one, separated by spaces, are fine; strings in quotes).
+        options: Each ``key=value``, or several of them with spaces between, as ``flwr run -c`` takes them. A value is
+            TOML (``5``, ``0.1``, ``true``, ``"a text"``); what is not is a text as it stands.
 
     Raises:
         ConfigError: If one cannot be read.
+
+    Example:
+        >>> parse_overrides(["rounds=5 rate=0.1", "name=two words", "path=./here"])
+        {'rounds': 5, 'rate': 0.1, 'name': 'two words', 'path': './here'}
     """
-    import click
-    from flwr.common.config import parse_config_args
-
+    values: dict[str, bool | int | float | str] = {}
     for option in options:
-        if "=" not in option and not option.endswith(".toml"):
-            raise ConfigError(f"cannot read {option!r} as key=value", hint="-c num-server-rounds=5")
+        words = option.split()
+        several = len(words) > 1 and all(KEY.match(word) for word in words)
+        for word in words if several else [option]:
+            if not KEY.match(word):
+                raise ConfigError(f"cannot read {word!r} as key=value", hint="-c rounds=5")
+            key, _, value = word.partition("=")
+            values[key] = _value(value)
+    return values
+
+
+def _value(text: str) -> bool | int | float | str:
     try:
-        return dict(parse_config_args([_quoted(option) for option in options]))
-    except (click.ClickException, OSError, ValueError) as err:
-        given = " ".join(options)
-        raise ConfigError(f"cannot read {given!r} as key=value", hint="""-c 'name="a text"'""") from err
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text.removeprefix("'").removesuffix("'") if text.startswith("'") else text
+    return value if isinstance(value, (bool, int, float, str)) else text
 
 
-def _quoted(option: str) -> str:
-    """A plain word for a value means a text, as a shell user expects: ``name=adam`` is ``name="adam"``."""
-    key, separator, value = option.partition("=")
-    is_word = value.replace("-", "").replace("_", "").replace("/", "").replace(".", "").isalnum()
-    if separator and is_word and value[0].isalpha() and value not in ("true", "false", "nan", "inf"):
-        return f'{key}="{value}"'
-    return option
+def _check_components(directory: Path) -> None:
+    """Flower itself notices a component that is not there only when the run fails."""
+    project = tomllib.loads((directory / "pyproject.toml").read_text(encoding="utf-8"))
+    for kind, reference in project["tool"]["flwr"]["app"]["components"].items():
+        module = reference.partition(":")[0]
+        place = directory.joinpath(*module.split("."))
+        if place.with_suffix(".py").is_file() or (place / "__init__.py").is_file():
+            continue
+        top = module.partition(".")[0]
+        if (directory / top).is_dir() or importlib.util.find_spec(top) is None:
+            raise ConfigError(f"{directory} is not a whole Flower app: its {kind} {reference} is not there")
 
 
 def _reasons(error: ValueError) -> str:
