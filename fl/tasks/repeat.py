@@ -33,15 +33,15 @@ def repeatable(seed: int, device: torch.device, cpu_threads: int) -> Iterator[No
     import torch
 
     on_cpu = device.type == "cpu"
-    kept_threads = torch.get_num_threads()
     with _one_at_a_time:
+        kept_threads = torch.get_num_threads()
         kept_python, kept_numpy = random.getstate(), np.random.get_state()
         kept_strict = torch.are_deterministic_algorithms_enabled()
         kept_warning = torch.is_deterministic_algorithms_warn_only_enabled()
         own_generator = device.type in ("cuda", "xpu")
         try:
             with torch.random.fork_rng(
-                devices=[torch.accelerator.current_device_index()] if own_generator else [],
+                devices=[getattr(torch, device.type).current_device()] if own_generator else [],
                 device_type=device.type if own_generator else "cuda",
             ):
                 torch.default_generator.manual_seed(seed)

@@ -156,9 +156,9 @@ def refused(directory, **options):
 
 
 def test_a_missing_column_is_named_with_the_one_that_was_meant(tmp_path):
-    path = write_csv(tmp_path / "a.csv", header=["age", "wieght", "state"])
+    path = write_csv(tmp_path / "a.csv", header=["age", "weihgts", "state"])
     error = refused(tmp_path)
-    assert (error.message, error.hint) == (f"{path} has no column weight", "did you mean wieght?")
+    assert (error.message, error.hint) == (f"{path} has no column weight", "did you mean weihgts?")
 
 
 def test_the_wrong_separator_shows_in_the_columns(tmp_path):

@@ -81,7 +81,7 @@ def test_what_cannot_be_is_refused(capsys, arguments, lines):
 
 
 def test_a_misspelt_option_in_a_run_file_is_refused(capsys, run_file):
-    run_file.write_text(RUN.replace("network", "netwrok"))
+    run_file.write_text(RUN.replace("network", "networkk"))
     assert cli.run(["task", "train", str(run_file), "--json"]) == 2
     error = json.loads(capsys.readouterr().out)
-    assert (error["error"], error["hint"]) == ("unknown key task.netwrok", "did you mean task.network?")
+    assert (error["error"], error["hint"]) == ("unknown key task.networkk", "did you mean task.network?")

@@ -1,5 +1,6 @@
 """How one site trains and evaluates."""
 
+import concurrent.futures
 import dataclasses
 import random
 
@@ -113,6 +114,15 @@ def test_another_number_of_threads_in_the_process_changes_nothing():
     finally:
         torch.set_num_threads(before)
     assert same(*results)
+
+
+def test_trainings_in_two_threads_do_not_disturb_each_other():
+    task = Largest(dropout=0.5)
+    arrays = initial_arrays(task, 1)
+    alone = [train(task, arrays, SITE, CPU, seed=seed).update for seed in range(6)]
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(lambda seed: train(task, arrays, SITE, CPU, seed=seed).update, range(6)))
+    assert all(map(same, alone, together))
 
 
 def global_state():

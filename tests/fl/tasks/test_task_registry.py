@@ -74,7 +74,7 @@ def test_an_unknown_task_lists_what_there_is_and_how_to_name_ones_own():
 @pytest.mark.parametrize(
     ("name", "options", "message", "hint"),
     [
-        ("digits", {"hiden": 3}, "unknown key task.hiden", "did you mean task.hidden?"),
+        ("digits", {"hiddenn": 3}, "unknown key task.hiddenn", "did you mean task.hidden?"),
         ("digits", {"hidden": 0}, "task.hidden is 0, must be at least 1", None),
         ("digits", {"hidden": "many"}, "task.hidden is 'many', must be a whole number", None),
         ("digits", {"network": "cnnn"}, "task.network is 'cnnn', which is none of its values", "did you mean cnn?"),
