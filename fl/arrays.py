@@ -22,7 +22,7 @@ import math
 import mmap
 import os
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -42,8 +42,8 @@ WRITE_BLOCK_BYTES = 4 << 20
 HASH_AHEAD_BYTES = 1 << 20
 """How much is written before the hash is taken on; a smaller file is hashed at its end."""
 
-READ_BACK_BYTES = 1 << 18
-"""How much is hashed at a time: it stays in the processor's cache between reading and hashing."""
+READ_BACK_BYTES = 1 << 20
+"""How much is read back and hashed at a time: little enough to stay in the processor's cache between the two."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -55,6 +55,8 @@ class Layout:
     @classmethod
     def of(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Layout:
         """The layout of a mapping, in its own order."""
+        if isinstance(arrays, LazyArrays):
+            return arrays.layout
         return cls(tuple((name, tuple(array.shape)) for name, array in arrays.items()))
 
     @property
@@ -88,6 +90,31 @@ class Layout:
             if name not in mine:
                 return f"{name} is not a parameter of the model"
         return None if self == other else "the parameters are in another order"
+
+
+class LazyArrays(Mapping[str, F32]):
+    """Named arrays of known shapes, each fetched when it is looked up and not kept.
+
+    Args:
+        layout: Names and shapes.
+        fetch: Gives an array by name; one of another shape than the layout says is refused.
+    """
+
+    def __init__(self, layout: Layout, fetch: Callable[[str], F32]) -> None:
+        self.layout, self._fetch = layout, fetch
+        self._shapes = dict(layout.entries)
+
+    def __getitem__(self, name: str) -> F32:
+        array, shape = self._fetch(name), self._shapes[name]
+        if array.shape != shape:
+            raise ValueError(f"{name} has shape {list(array.shape)}, announced as {list(shape)}")
+        return array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
 
 
 class ArrayFile:
@@ -234,7 +261,7 @@ class _FollowingHasher:
     """Hashes a file while it grows, in a thread that reads back what was just written.
 
     It may lag behind the writer: a block belongs to its owner again as soon as it is written, and hashing goes on
-    while the disk works. Reading back from the page cache costs a fifth of the hashing itself.
+    while the disk works. Reading back from the page cache costs a tenth of the hashing itself.
     """
 
     def __init__(self, descriptor: int) -> None:

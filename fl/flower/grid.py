@@ -1,8 +1,8 @@
 """Flower's Grid as the engine's port to the sites.
 
-A site's id is the name under which its node was registered; a node without one is ``node-<number>``. Replies are
-pulled one message at a time, so that one reply at a time is in memory, and polled at short intervals that grow with
-silence (Flower's own loop sleeps three seconds).
+A site's id is the name under which its node was registered; a node without one is ``node-<number>``. A reply stays at
+SuperLink until the engine takes it, and is then pulled array by array while it is written to disk. Polling begins at
+short intervals that grow with silence (Flower's own loop sleeps three seconds).
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from flwr.app import ArrayRecord, Message
 from flwr.serverapp import Grid
 
-from fl.arrays import ArrayFile
-from fl.flower import records
+from fl.arrays import F32, ArrayFile, Layout, LazyArrays
+from fl.flower import private, records
 from fl.rounds.port import Failure, Phase, Reply, Request
+from fl.rounds.spool import UnusableError
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,8 @@ class GridSites:
         self.grid, self._task, self._training = grid, task, training
         self._nodes: dict[str, int] = {}
         self._outstanding: dict[str, tuple[str, Request]] = {}
+        self._unreachable: list[tuple[str, Request]] = []
+        self._landed: list[private.Landed] = []
 
     def online(self) -> Sequence[str]:
         """Ids of the nodes that SuperLink believes to be online, sorted."""
@@ -73,42 +76,69 @@ class GridSites:
             for site in reachable
         ]
         if messages:
-            sent = dict(zip(reachable, self.grid.push_messages(messages), strict=True))
-            self._outstanding |= {message_id: (site, request) for site, message_id in sent.items()}
-        for site in set(sites) - set(reachable):
-            self._outstanding[f"unreachable/{request.phase}/{request.round}/{request.attempt}/{site}"] = (
-                site,
-                request,
-            )
+            push = private.push if private.can_stream(self.grid) else _push
+            for site, message_id in zip(reachable, push(self.grid, messages), strict=True):
+                if message_id:
+                    self._outstanding[message_id] = (site, request)
+                else:
+                    self._unreachable.append((site, request))
+        self._unreachable += [(site, request) for site in sites if site not in reachable]
 
     def replies(self, timeout_s: float) -> Iterator[Reply]:
         """Replies as they are found, one pulled at a time; returns after a pass that found some, or the time-out."""
         end = time.monotonic() + timeout_s
         pause_s, found = POLL_MIN_S, False
-        while not found:
-            for message_id, (site, request) in list(self._outstanding.items()):
-                reply = self._pull(message_id, site, request)
-                if reply:
-                    del self._outstanding[message_id]
-                    found = True
-                    yield reply
+        while True:
+            for reply in self._pass():
+                found = True
+                yield reply
             left_s = end - time.monotonic()
             if found or left_s <= 0:
                 return
             time.sleep(min(pause_s, left_s))
             pause_s = min(POLL_MAX_S, pause_s * 1.5)
 
-    def _pull(self, message_id: str, site: str, request: Request) -> Reply | None:
-        if message_id.startswith("unreachable/"):
-            failure = Failure(code="site_lost", reason="the site was not online when it was asked")
-            return Reply(site=site, request=request, failure=failure)
-        for message in self.grid.pull_messages([message_id]):
-            if message.has_error():
-                code = FAILURES.get(message.error.code, "flower_error")
-                reason = " ".join(str(message.error.reason or code).split())[:256]
-                return Reply(site=site, request=request, failure=Failure(code=code, reason=reason))
-            return records.decode_reply(site, request, message.content)
-        return None
+    def _pass(self) -> Iterator[Reply]:
+        """One look at everything that is outstanding."""
+        while self._unreachable:
+            site, request = self._unreachable.pop()
+            failure = Failure(code="site_lost", reason="the site could not be asked: it is not online")
+            yield Reply(site=site, request=request, failure=failure)
+        if not self._outstanding:
+            return
+        if not private.can_stream(self.grid):
+            yield from self._pull_one_by_one()
+            return
+        self._landed += private.landed(self.grid, list(self._outstanding.keys() - {it.reply_to for it in self._landed}))
+        for landed in list(self._landed):
+            if landed.error or landed.is_whole():
+                self._landed.remove(landed)
+                yield self._read(landed, *self._outstanding.pop(landed.reply_to))
+                if not landed.error:
+                    landed.confirm()
+
+    def _read(self, landed: private.Landed, site: str, request: Request) -> Reply:
+        """A reply whose arrays are pulled from SuperLink when they are looked at, one at a time."""
+        if landed.error:
+            return _failed(site, request, *landed.error)
+        try:
+            content, arrays = landed.content()
+            update = arrays.get("update")
+            return records.decode_reply(site, request, content, _lazy(update) if update else None)
+        except private.ReplyLostError as err:
+            return Reply(site=site, request=request, failure=Failure(code="reply_lost", reason=str(err)[:256]))
+        except (KeyError, TypeError, ValueError) as err:
+            return records.malformed(site, request, err)
+
+    def _pull_one_by_one(self) -> Iterator[Reply]:
+        """Replies through a Grid's public face, for Grids that are not Flower's deployed one."""
+        for message_id, (site, request) in list(self._outstanding.items()):
+            for message in self.grid.pull_messages([message_id]):
+                del self._outstanding[message_id]
+                if message.has_error():
+                    yield _failed(site, request, message.error.code, message.error.reason)
+                else:
+                    yield records.decode_reply(site, request, message.content)
 
 
 def site_id(name: str, node_id: int) -> str:
@@ -117,8 +147,33 @@ def site_id(name: str, node_id: int) -> str:
 
 
 def _record(model: ArrayFile | None) -> ArrayRecord | None:
+    """A model as a record; its mapped pages are given back array by array, so that one copy is in memory."""
     if model is None:
         return None
-    record = records.encode_arrays(model.arrays())
-    model.release()
+    record = ArrayRecord()
+    for name, array in model.arrays().items():
+        record[name] = records.encode_array(array)
+        model.release()
     return record
+
+
+def _push(grid: Grid, messages: Sequence[Message]) -> Iterable[str | None]:
+    return grid.push_messages(messages)
+
+
+def _lazy(arrays: private.LandedArrays) -> LazyArrays:
+    def fetch(name: str) -> F32:
+        try:
+            return records.decode_array(name, arrays.array(name))
+        except private.ReplyLostError as err:
+            raise UnusableError("reply_lost", str(err)[:256]) from err
+        except (KeyError, TypeError, ValueError, IndexError, records.MalformedRecordError) as err:
+            raise UnusableError("malformed", f"{name}: {err}"[:256]) from err
+
+    return LazyArrays(Layout(tuple(arrays.shapes())), fetch)
+
+
+def _failed(site: str, request: Request, code: int, reason: str | None) -> Reply:
+    word = FAILURES.get(code, "flower_error")
+    text = " ".join(str(reason or word).split())[:256]
+    return Reply(site=site, request=request, failure=Failure(code=word, reason=text))

@@ -71,33 +71,47 @@ def encode_reply(reply: Reply) -> RecordDict:
     return content
 
 
-def decode_reply(site: str, request: Request, content: RecordDict) -> Reply:
-    """The reply in a message; what is not one of ours becomes a failure."""
+def decode_reply(site: str, request: Request, content: RecordDict, update: Arrays | None = None) -> Reply:
+    """The reply in a message; what is not one of ours becomes a failure.
+
+    Args:
+        site: Who answered.
+        request: What was asked.
+        content: The message's records.
+        update: The arrays, if they come apart from the other records.
+    """
     try:
         facts = content.config_records["reply"]
         metrics = {name: float(np.asarray(value)) for name, value in content.metric_records["metrics"].items()}
         num_examples = int(metrics.pop(NUM_EXAMPLES))
         report: Mapping[str, Any] = json.loads(str(facts["report"]))
-        update = content.array_records.get("update")
-        arrays = None if update is None else decode_arrays(update)
+        if update is None and (record := content.array_records.get("update")) is not None:
+            update = decode_arrays(record)
+        failure = None
+        if "failure_code" in facts:
+            failure = Failure(code=str(facts["failure_code"]), reason=str(facts["failure_reason"]))
     except (KeyError, TypeError, ValueError, MalformedRecordError) as err:
-        failure = Failure(code="malformed", reason=f"not a reply of fedfleet: {err!r}"[:256])
-        return Reply(site=site, request=request, failure=failure)
-    failed = "failure_code" in facts
+        return malformed(site, request, err)
     return Reply(
         site=site,
         request=request,
         num_examples=num_examples,
         metrics=metrics,
-        arrays=arrays,
+        arrays=update,
         report=report,
-        failure=Failure(code=str(facts["failure_code"]), reason=str(facts["failure_reason"])) if failed else None,
+        failure=failure,
     )
+
+
+def malformed(site: str, request: Request, err: Exception) -> Reply:
+    """What stands for a reply that cannot be read."""
+    failure = Failure(code="malformed", reason=f"not a reply of fedfleet: {err!r}"[:256])
+    return Reply(site=site, request=request, failure=failure)
 
 
 def encode_arrays(arrays: Arrays) -> ArrayRecord:
     """Named arrays as a record, each copied once."""
-    return ArrayRecord({name: _encode_array(array) for name, array in arrays.items()})
+    return ArrayRecord({name: encode_array(array) for name, array in arrays.items()})
 
 
 def decode_arrays(record: ArrayRecord) -> dict[str, F32]:
@@ -106,10 +120,11 @@ def decode_arrays(record: ArrayRecord) -> dict[str, F32]:
     Raises:
         MalformedRecordError: If an array is not float32 in NumPy's format.
     """
-    return {name: _decode_array(name, array) for name, array in record.items()}
+    return {name: decode_array(name, array) for name, array in record.items()}
 
 
-def _encode_array(array: F32) -> Array:
+def encode_array(array: F32) -> Array:
+    """One array in Flower's form, copied once."""
     array = np.asarray(array, dtype="<f4", order="C")
     head = io.BytesIO()
     np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(array))
@@ -118,7 +133,12 @@ def _encode_array(array: F32) -> Array:
     return Array(str(array.dtype), array.shape, "numpy.ndarray", data)
 
 
-def _decode_array(name: str, array: Array) -> F32:
+def decode_array(name: str, array: Array) -> F32:
+    """One array of a record, read-only and sharing its memory.
+
+    Raises:
+        MalformedRecordError: If it is not float32 in NumPy's format.
+    """
     head = io.BytesIO(memoryview(array.data)[:4096])
     try:
         if np.lib.format.read_magic(head) != (1, 0):

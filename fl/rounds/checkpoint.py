@@ -86,6 +86,8 @@ def commit(journal: Journal, number: int, folding: Folding) -> None:
                 if name not in writers:
                     writers[name] = stack.enter_context(ArrayWriter(directory / file_name(name), model.layout))
                 writers[name].write(part)
+            for mapped in (model, *state.values()):
+                mapped.release()  # behind us; so that the old model doesn't stay in memory beside the new one
         digests = {name: writer.finish() for name, writer in writers.items()}
     landed = [entry.landed[site] for site in survivors]
     journal.append(
