@@ -208,8 +208,13 @@ class LocalFederation:
         from server.control import Control
 
         self.control = ends.enter_context(Control(address, ca))
-        for node in self.control.nodes():  # of earlier lives: their keys are gone, so they cannot come back
+        # Nodes of earlier lives cannot come back, because their keys are gone; runs of earlier lives would start
+        # again from nothing, because their ServerApps are gone.
+        for node in self.control.nodes():
             self.control.unregister_node(node.node_id)
+        for run in self.control.runs():
+            if not run.is_finished:
+                self.control.stop(run.run_id)
         keys = {name: self._site_home(name) / "node.pub" for name in names}
         self._wait(lambda: all(key.exists() for key in keys.values()), "making the sites' keys")
         for name, key in keys.items():

@@ -323,13 +323,14 @@ def _journal_listed(directory: Path, state: RunState, run: FlowerRun | None) -> 
         app=state.created.run,
         status=status,
         rounds=f"{state.committed_rounds}/{state.created.rounds}",
-        started=run.pending_at if run else _made(directory),
+        started=_made(directory),
         flower_run=run.run_id if run else None,
         journal=directory,
     )
 
 
 def _made(directory: Path) -> str:
+    """When the run was submitted first; the config is written once."""
     made = datetime.datetime.fromtimestamp((directory / "config.json").stat().st_mtime, datetime.UTC)
     return made.isoformat()
 

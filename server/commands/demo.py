@@ -12,7 +12,7 @@ import typer
 from rich.console import Group
 from rich.live import Live
 
-from fl import console
+from fl import console, report
 from fl.config import load
 from fl.errors import UnreachableError
 from fl.rounds.checkpoint import model_path
@@ -62,7 +62,8 @@ def demo(
             traffic = federation.control.run(submitted.run_id)
         console.say("all processes are ended; training centrally on all data, for comparison")
         reference = centrally(config)
-    result = summary(journal, state, traffic, reference, seconds=time.monotonic() - began)
+    drawn = report.write(journal)
+    result = summary(journal, state, traffic, reference, drawn, seconds=time.monotonic() - began)
     if as_json:
         console.print_json(result)
     else:
@@ -93,7 +94,13 @@ def centrally(config: RunConfig) -> Mapping[str, float]:
 
 
 def summary(
-    journal: Path, state: RunState, traffic: FlowerRun, reference: Mapping[str, float], *, seconds: float
+    journal: Path,
+    state: RunState,
+    traffic: FlowerRun,
+    reference: Mapping[str, float],
+    drawn: Path,
+    *,
+    seconds: float,
 ) -> dict[str, Any]:
     """The outcome in plain data."""
     last = state.committed_rounds
@@ -110,6 +117,7 @@ def summary(
         "received_bytes": traffic.bytes_received,
         "journal": str(journal),
         "model": str(model_path(journal, last)),
+        "report": str(drawn),
     }
 
 
@@ -159,6 +167,6 @@ def _print(result: dict[str, Any]) -> None:
         ("traffic", f"{sent} to the sites, {received} back; no example left its site"),
         ("model", result["model"]),
         ("journal", result["journal"]),
-        ("report", f"fl report {result['journal']}"),
+        ("report", result["report"]),
     ]
     console.print_table(["", ""], rows)

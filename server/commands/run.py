@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -90,8 +92,8 @@ def list_runs(home: Home = None, as_json: AsJson = False) -> None:
     from server import runs
 
     where = local.choose_home(home)
-    control = _connect_if_up(where)
-    found = runs.listed(where.resolve() / "runs", control)
+    with _if_up(where) as control:
+        found = runs.listed(where.resolve() / "runs", control)
     if as_json:
         console.print_json([runs.as_dict(run) for run in found])
         return
@@ -106,7 +108,8 @@ def show(reference: Reference, home: Home = None, as_json: AsJson = False) -> No
     from server import runs
 
     where = local.choose_home(home)
-    run = runs.find(reference, where.resolve() / "runs", _connect_if_up(where))
+    with _if_up(where) as control:
+        run = runs.find(reference, where.resolve() / "runs", control)
     facts = runs.as_dict(run)
     if run.journal is None:
         if as_json:
@@ -180,8 +183,13 @@ def _follow(control: Control, submitted: Submitted, *, follow: bool, as_json: bo
         console.print_json({**facts, "status": state.status, "rounds": state.committed_rounds})
 
 
-def _connect_if_up(home: Path) -> Control | None:
+@contextmanager
+def _if_up(home: Path) -> Iterator[Control | None]:
+    """The federation of a home, or nothing, because journals can be read without it."""
     try:
-        return local.connect(home)
+        control = local.connect(home)
     except UnreachableError:
-        return None
+        yield None
+        return
+    with control:
+        yield control

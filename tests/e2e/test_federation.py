@@ -80,7 +80,7 @@ def up(tmp_path):
     yield start
     for federation in started:
         federation.end()
-        wait_until(lambda home=federation.home: not processes_of(home))
+    wait_until(lambda: not any(processes_of(federation.home) for federation in started))
 
 
 @pytest.fixture(scope="module")
@@ -234,6 +234,8 @@ def test_nothing_is_left_however_it_ends_and_the_home_can_be_used_again(up, how)
     assert processes_of(federation.home) == {}
     assert secrets_of(federation.home) == []
     up("--sites", "1")
+    listed = json.loads(fl("run", "list", "--json", home=federation.home).stdout)
+    assert [run["status"] for run in listed] == ["stopped"]
 
 
 def test_an_end_during_the_start_leaves_nothing(tmp_path):
