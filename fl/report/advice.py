@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from fl.report.facts import Facts, Round
-from fl.report.words import metric, names, plural, size
+from fl.report.words import PLACES, metric, names, plural, size
 
 WORSE_BY = 0.05
 """How much higher than its lowest the last loss must be, as a share, to be worth a note."""
@@ -75,13 +75,17 @@ def concerns(facts: Facts) -> list[Concern]:
 def _about_the_end(facts: Facts) -> Iterator[Concern]:
     run = facts.run
     resume = f"fl run resume {shlex.quote(run.directory)}"
-    done = f"{plural(run.rounds_committed, 'round')} of {run.rounds_planned} happened"
+    done = (
+        f"{run.rounds_committed} of {plural(run.rounds_planned, 'round')} happened"
+        if run.rounds_committed
+        else "No round happened"
+    )
     if run.status == "failed":
         yield Concern(
             level="error",
             what="The run failed",
             why=run.reason or "",
-            do=f"{done} and are kept. Mend the cause, then continue",
+            do=f"{done}, and every update that had landed is kept. Mend the cause, then continue at the exact point",
             command=resume,
         )
     elif run.status == "interrupted":
@@ -94,7 +98,11 @@ def _about_the_end(facts: Facts) -> Iterator[Concern]:
         )
     elif run.status == "stopped":
         yield Concern(
-            level="note", what="The run was stopped", why=run.reason or "", do=f"{done}. Continue", command=resume
+            level="note",
+            what="The run was stopped",
+            why=run.reason or "",
+            do=f"{done}. Continue at the exact point",
+            command=resume,
         )
 
 
@@ -102,11 +110,12 @@ def _about_the_sites(facts: Facts) -> Iterator[Concern]:
     never = [site for site in facts.sites if site.asked and site.asked == site.failed + site.late + site.silent]
     if never:
         reasons = sorted({site.last_reason for site in never if site.last_reason})
+        theirs = "its" if len(never) == 1 else "their"
         yield Concern(
             level="error",
             what=f"{plural(len(never), 'site')} never took part in a model: {names([site.name for site in never])}",
             why="; ".join(reasons[:3]) + (" …" if len(reasons) > 3 else ""),
-            do="The model has learned nothing from their data. See the reasons below",
+            do=f"The model has learned nothing from {theirs} data. What to do stands with the reasons below",
         )
     often = [
         site
@@ -118,7 +127,7 @@ def _about_the_sites(facts: Facts) -> Iterator[Concern]:
             level="warning",
             what=f"{plural(len(often), 'site')} missed half of their rounds or more: {names([s.name for s in often])}",
             why="; ".join(sorted({site.last_reason for site in often if site.last_reason})[:3]),
-            do="The model leans towards the other sites. See the reasons below",
+            do="The model leans towards the other sites. What to do stands with the reasons below",
         )
     if facts.initialisation:
         failed = facts.initialisation
@@ -197,7 +206,5 @@ def _about_the_server(facts: Facts) -> Iterator[Concern]:
 
 
 def _loss(entry: Round) -> float | None:
-    for place in ("centre", "sites", "training"):
-        if (measured := entry.measured.get(place)) and "loss" in measured.metrics:
-            return measured.metrics["loss"]
-    return None
+    values = [entry.metric(place, "loss") for place in reversed(PLACES)]
+    return next((value for value in values if value is not None), None)

@@ -13,7 +13,7 @@ from typing import TypeGuard
 from fl.report import words
 
 WIDTH, HEIGHT = 400, 220
-LEFT, RIGHT, TOP, BOTTOM = 54, 10, 10, 26
+LEFT, RIGHT, TOP, BOTTOM = 54, 20, 10, 26
 """Margins for the labels of the axes."""
 
 MOST_POINTS = 1000
@@ -135,7 +135,7 @@ def lines(title: str, rounds: Sequence[int], series: Sequence[Series], text: Cal
         title=title,
         summary=f"{title} by round. " + " ".join(_trend(one, rounds, text) for one in series),
         x_ticks=_round_ticks(rounds[0], rounds[-1], x),
-        y_ticks=tuple(Tick(y(v), text(v)) for v in _steps(y.low, y.high, step)),
+        y_ticks=tuple(Tick(y(v), _short(text(v))) for v in _steps(y.low, y.high, step)),
         shapes=tuple(shapes),
         legend=tuple((one.key, one.name) for one in series),
         hover=_hover(xs, [f"round {number}" for number in rounds], series, text),
@@ -192,7 +192,7 @@ def bars(
         title=title,
         summary=f"{title} by round. " + " ".join(_trend(one, rounds, text) for one in series),
         x_ticks=_round_ticks(first, last, x),
-        y_ticks=tuple(Tick(y(v), text(v) if v else "0") for v in _steps(0.0, y.high, step)),
+        y_ticks=tuple(Tick(y(v), _short(text(v)) if v else "0") for v in _steps(0.0, y.high, step)),
         shapes=tuple(shape for shape in shapes if shape.path),
         legend=tuple(
             (one.key, one.name) for one, shape in zip(series, shapes, strict=True) if shape.path or len(series) == 1
@@ -241,13 +241,16 @@ def _steps(low: float, high: float, step: float) -> list[float]:
     return [round(low + i * step, 12) for i in range(round((high - low) / step) + 1)]
 
 
+def _short(text: str) -> str:
+    """``20.0 s`` → ``20 s``: ticks are round numbers."""
+    return text.replace(".0 ", " ")
+
+
 def _round_ticks(first: int, last: int, x: _Axis) -> tuple[Tick, ...]:
     if first == last:
         return (Tick(x(first), str(first)),)
     step = max(1, round(_step(last - first)))
-    inner = [
-        n for n in range(-(-first // step) * step, last + 1, step) if step / 2 <= n - first and step / 2 <= last - n
-    ]
+    inner = [n for n in range(-(-first // step) * step, last + 1, step) if 0.4 * step <= min(n - first, last - n)]
     return tuple(Tick(x(n), words.count(n)) for n in [first, *inner, last])
 
 

@@ -11,6 +11,9 @@ import dataclasses
 import datetime
 from typing import Any, Literal
 
+Format = Literal["html", "json", "csv", "png"]
+"""What a report can be written as."""
+
 Place = Literal["training", "sites", "centre"]
 """Where metrics were measured: while training at the sites, in the evaluation at the sites, or at the centre."""
 
@@ -250,6 +253,11 @@ class Round:
     sent_bytes: int
     received_bytes: int
     answers: tuple[Answer, ...]
+
+    def metric(self, place: Place, name: str) -> float | None:
+        """The mean of a metric at a place, if it was measured there."""
+        measured = self.measured.get(place)
+        return measured.metrics.get(name) if measured else None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from fl.report import words
-from fl.report.facts import SEVERITY, Answer, Facts, Round
+from fl.report.facts import SEVERITY, Answer, Facts, Place, Round
 
 MOST_LANES = 2500
 """Sites × rounds that are drawn in full, over the whole page."""
@@ -40,24 +40,20 @@ class Lane:
         worst: Its gravest outcome, for its colour.
         bars: When it was asked and answered.
         outcome: The same in words.
-        waited: How long its update took.
-        examples: Behind it.
-        training: Its metrics while training.
-        evaluation: Its metrics in the evaluation.
-        machine: What it trained on, and how fast.
-        traffic: To and from it.
+        update: Its update, if one is there.
+        metrics: While training and in the evaluation, by place.
+        sent_bytes: To it.
+        received_bytes: From it.
     """
 
     site: str
     worst: str
     bars: tuple[Bar, ...]
     outcome: str
-    waited: str
-    examples: str
-    training: str
-    evaluation: str
-    machine: str
-    traffic: str
+    update: Answer | None
+    metrics: dict[Place, dict[str, float]]
+    sent_bytes: int
+    received_bytes: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -161,20 +157,17 @@ def _attempts(entry: Round) -> Iterator[str]:
 
 
 def _lane(entry: Round, site: str, answers: Sequence[Answer], axis: _Axis) -> Lane:
-    update = next((a for a in reversed(answers) if a.phase == "train" and a.outcome == "answered"), None)
-    evaluation = next((a for a in answers if a.phase == "evaluate" and a.outcome == "answered"), None)
-    sent, received = (sum(sizes) for sizes in zip(*((a.sent_bytes, a.received_bytes) for a in answers), strict=True))
+    good = {answer.phase: answer for answer in answers if answer.outcome == "answered"}
+    places: dict[Place, str] = {"training": "train", "sites": "evaluate"}
     return Lane(
         site=site,
         worst=max((a.outcome for a in answers), key=SEVERITY.__getitem__),
         bars=tuple(_bar(entry, answer, axis) for answer in answers),
-        outcome="; ".join(_in_words(entry, answer) for answer in answers if _is_worth_a_word(answer)) or "answered",
-        waited=words.seconds(update.waited_s) if update else words.NOTHING,
-        examples=words.count(update.num_examples) if update else words.NOTHING,
-        training=_metrics(update),
-        evaluation=_metrics(evaluation),
-        machine=_machine(update),
-        traffic=f"{words.size(sent)} / {words.size(received)}",
+        outcome=_in_words(entry, answers),
+        update=good.get("train"),
+        metrics={place: good[phase].metrics for place, phase in places.items() if phase in good},
+        sent_bytes=sum(a.sent_bytes for a in answers),
+        received_bytes=sum(a.received_bytes for a in answers),
     )
 
 
@@ -187,35 +180,27 @@ def _bar(entry: Round, answer: Answer, axis: _Axis) -> Bar:
     return axis.bar(key, answer.asked_s, entry.ended_s if stop_s is None else stop_s)
 
 
-def _is_worth_a_word(answer: Answer) -> bool:
-    return answer.phase == "train" or answer.outcome != "answered"
-
-
-def _in_words(entry: Round, answer: Answer) -> str:
-    where = "evaluation: " if answer.phase == "evaluate" else ""
-    if answer.phase == "train" and len(entry.attempts) > 1:
-        where = f"attempt {answer.attempt}: "
-    if answer.outcome == "waiting":
-        return f"{where}no answer yet"
-    if answer.outcome == "failed":
-        return f"{where}failed: {answer.reason}"
-    return where + (answer.reason or answer.outcome)
-
-
-def _metrics(answer: Answer | None) -> str:
-    if answer is None:
-        return words.NOTHING
-    return ", ".join(f"{name} {words.metric(name, value)}" for name, value in answer.metrics.items()) or words.NOTHING
-
-
-def _machine(answer: Answer | None) -> str:
-    if answer is None:
-        return words.NOTHING
-    facts = [
-        " ".join(filter(None, (answer.device, answer.precision))),
-        words.speed(answer.samples_per_s) if answer.samples_per_s is not None else "",
-        words.size(answer.peak_memory_bytes) if answer.peak_memory_bytes is not None else "",
-        words.energy(answer.energy_j) if answer.energy_j is not None else "",
-        f"out of memory {words.plural(answer.out_of_memory, 'time')}" if answer.out_of_memory else "",
+def _in_words(entry: Round, answers: Sequence[Answer]) -> str:
+    """What came of the training, attempt by attempt, and of the evaluation if it has no answer."""
+    attempts: dict[str, list[int]] = {}
+    for answer in answers:
+        if answer.phase == "train":
+            attempts.setdefault(_outcome(answer), []).append(answer.attempt)
+    found = [
+        f"attempt{'s' if len(numbers) > 1 else ''} {' and '.join(map(str, numbers))}: {text}"
+        if len(entry.attempts) > 1
+        else text
+        for text, numbers in attempts.items()
     ]
-    return ", ".join(filter(None, facts)) or words.NOTHING
+    found += [
+        f"evaluation: {_outcome(answer)}"
+        for answer in answers
+        if answer.phase == "evaluate" and answer.outcome != "answered"
+    ]
+    return "; ".join(found)
+
+
+def _outcome(answer: Answer) -> str:
+    if answer.outcome == "waiting":
+        return "no answer yet"
+    return f"failed: {answer.reason}" if answer.outcome == "failed" else answer.reason or answer.outcome

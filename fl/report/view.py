@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, get_type_hints
 
@@ -123,9 +123,13 @@ def tiles(facts: Facts) -> list[Tile]:
     )
     sent = sum(entry.sent_bytes for entry in facts.rounds)
     received = sum(entry.received_bytes for entry in facts.rounds)
-    found.append(Tile("sent to sites", words.size(sent), f"received {words.size(received)}"))
-    if run.parameters is not None:
-        found.append(Tile("model", words.size(run.model_bytes), f"{words.count(run.parameters)} parameters"))
+    found.append(
+        Tile(
+            "sent to sites",
+            words.size(sent),
+            f"received {words.size(received)}, a model is {words.size(run.model_bytes)}",
+        )
+    )
     energy = [site.energy_j for site in facts.sites if site.energy_j is not None]
     if energy:
         found.append(Tile("energy of GPUs", words.energy(sum(energy)), f"at {words.plural(len(energy), 'site')}"))
@@ -136,8 +140,8 @@ def headlines(facts: Facts) -> list[Tile]:
     """The newest accuracy and loss, from the most telling place that has them."""
     found = []
     for name in ("accuracy", "loss"):
-        for place in ("centre", "sites", "training"):
-            values = [(entry.number, v) for entry in facts.rounds if (v := _value(entry, place, name)) is not None]
+        for place in reversed(words.PLACES):
+            values = [(entry.number, v) for entry in facts.rounds if (v := entry.metric(place, name)) is not None]
             if values:
                 number, value = values[-1]
                 at = {"centre": "at the centre", "sites": "at the sites", "training": "while training"}[place]
@@ -159,7 +163,7 @@ def curves(facts: Facts) -> list[Chart]:
     for name in metric_names(facts.rounds)[:MOST_METRICS]:
         series = []
         for place, title in words.PLACES.items():
-            values = [_value(entry, place, name) for entry in facts.rounds]
+            values = [entry.metric(place, name) for entry in facts.rounds]
             if any(value is not None for value in values):
                 ends = [_ends(entry, place, name) for entry in facts.rounds]
                 has_band = any(low != high for low, high in ends)
@@ -198,6 +202,12 @@ def round_charts(facts: Facts) -> list[Chart]:
     ]
 
 
+def outcomes_seen(facts: Facts) -> dict[Outcome, str]:
+    """The legend of the strips: what came of any request, in words."""
+    seen = {outcome for site in facts.sites for outcome in site.outcomes.values()}
+    return {outcome: text for outcome, text in OUTCOMES.items() if outcome in seen}
+
+
 def strip(site: SiteSummary, rounds: Sequence[Round]) -> Strip:
     """What came of each round at a site."""
     width = -(-len(rounds) // MOST_COLUMNS)
@@ -205,7 +215,7 @@ def strip(site: SiteSummary, rounds: Sequence[Round]) -> Strip:
     for start in range(0, len(rounds), width):
         numbers = [entry.number for entry in rounds[start : start + width]]
         outcomes = [site.outcomes[number] for number in numbers if number in site.outcomes]
-        cells.append(max(outcomes, key=SEVERITY.__getitem__, default=None))
+        cells.append(_gravest(outcomes) if outcomes else None)
     gap = 0.08 if len(cells) <= 60 else 0.0
     paths: dict[Outcome, list[str]] = {}
     start = 0
@@ -227,7 +237,7 @@ def round_table(facts: Facts) -> Table:
         (place, name)
         for name in metric_names(facts.rounds)[:MOST_METRICS]
         for place in words.PLACES
-        if any(_value(entry, place, name) is not None for entry in facts.rounds)
+        if any(entry.metric(place, name) is not None for entry in facts.rounds)
     ]
     shorter = {"training": "training", "sites": "at sites", "centre": "at centre"}
     columns = (
@@ -242,7 +252,7 @@ def round_table(facts: Facts) -> Table:
             f"{words.count(entry.survivors)} of {words.count(entry.cohort)}",
             _missing(entry),
             str(entry.attempts[-1].quorum),
-            *(words.metric(name, _value(entry, place, name)) for place, name in measured),
+            *(words.metric(name, entry.metric(place, name)) for place, name in measured),
             words.count(entry.num_examples),
             words.seconds(entry.training_s),
             words.seconds(entry.folding_s),
@@ -295,13 +305,12 @@ def config_tables(facts: Facts) -> list[tuple[str, str, list[ConfigRow]]]:
     return found
 
 
+def _gravest(outcomes: Iterable[Outcome]) -> Outcome:
+    return max(outcomes, key=SEVERITY.__getitem__)
+
+
 def _toml(value: Any) -> str:
     return "not set" if value is None else json.dumps(value, ensure_ascii=False)
-
-
-def _value(entry: Round, place: Place, name: str) -> float | None:
-    measured = entry.measured.get(place)
-    return measured.metrics.get(name) if measured else None
 
 
 def _ends(entry: Round, place: Place, name: str) -> tuple[float | None, float | None]:

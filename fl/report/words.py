@@ -42,11 +42,6 @@ def count(value: float | None) -> str:
     return NOTHING if value is None else f"{value:,.0f}".replace(",", "\u202f")
 
 
-def speed(value: float | None) -> str:
-    """Examples in a second."""
-    return NOTHING if value is None else f"{count(value)} examples/s"
-
-
 def energy(value: float | None) -> str:
     """Joules, and watt-hours when there are many.
 
