@@ -17,7 +17,7 @@ import numpy as np
 from fl.arrays import F32
 from fl.config import check_range
 from fl.errors import RunError
-from fl.strategies.base import Rule, Scan, Strategy, Update
+from fl.strategies.base import Rule, Scan, Strategy, Tiles, Update
 
 
 class WeightedSum:
@@ -26,17 +26,18 @@ class WeightedSum:
     scratch_rows = 1
 
     def __init__(self, weights: Sequence[float]) -> None:
-        self._terms = [(i, np.float32(weight)) for i, weight in enumerate(weights) if weight]
+        self._chosen = [i for i, weight in enumerate(weights) if weight]
+        self._weights = [np.float32(weights[i]) for i in self._chosen]
 
-    def __call__(self, tiles: Sequence[F32], out_T: F32, scratch_RT: F32) -> None:
+    def __call__(self, tiles: Tiles, out_T: F32, scratch_RT: F32) -> None:
         """See ``Rule``."""
-        if not self._terms:
+        if not self._chosen:
             out_T.fill(0.0)
-        for nth, (i, weight) in enumerate(self._terms):
+        for nth, (tile_T, weight) in enumerate(zip(tiles.read(self._chosen), self._weights, strict=True)):
             if nth == 0:
-                np.multiply(tiles[i], weight, out=out_T)
+                np.multiply(tile_T, weight, out=out_T)
             else:
-                np.add(out_T, np.multiply(tiles[i], weight, out=scratch_RT[0]), out=out_T)
+                np.add(out_T, np.multiply(tile_T, weight, out=scratch_RT[0]), out=out_T)
 
 
 def shares(values: Sequence[float]) -> list[float]:

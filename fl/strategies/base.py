@@ -5,14 +5,14 @@ the strategy's state. A tile's result depends on nothing outside it, so it does 
 cut or which thread takes which piece. What a rule must know about whole updates (distances, say) it
 measures with a ``Scan`` before the first tile is folded. ``fl.strategies.fold`` drives both.
 
-Shape letters: P parameters, T elements of a tile, R rows of scratch memory, K numbers that a scan sums.
+Shape letters: N updates, P parameters, T elements of a tile, R rows of scratch memory, K numbers that a scan sums.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -44,6 +44,32 @@ class Update:
     """Gives mapped pages back after they were read: ``ArrayFile.release``."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Tiles:
+    """One tile of every update of a round, N in all."""
+
+    updates: Sequence[Update]
+    """In site order."""
+
+    where: slice
+    """Which elements of the vectors."""
+
+    def read(self, chosen: Iterable[int] | None = None) -> Iterator[F32]:
+        """The tile of each update (or of the chosen ones, by number), ``(T,)``, valid until the next is asked for.
+
+        An update's pages are given back before the next one is touched. So few are mapped at a time whatever the
+        number of sites; newer kernels map up to 2 MiB around the first byte that is read.
+        """
+        for i in range(len(self.updates)) if chosen is None else chosen:
+            yield self.updates[i].vector_P[self.where]
+            self.updates[i].release()
+
+    def copy_to(self, rows_NT: F32) -> None:
+        """All tiles at once, for rules that have to compare them."""
+        for tile_T, row_T in zip(self.read(), rows_NT, strict=True):
+            np.copyto(row_T, tile_T)
+
+
 class Rule(Protocol):
     """Makes one update of many, tile by tile; called from several threads at once, so it keeps no state."""
 
@@ -51,8 +77,8 @@ class Rule(Protocol):
     def scratch_rows(self) -> int:
         """R: how many rows of scratch memory a call needs."""
 
-    def __call__(self, tiles: Sequence[F32], out_T: F32, scratch_RT: F32) -> None:
-        """Fold the tiles of all updates, each ``(T,)`` and read-only, into ``out_T``.
+    def __call__(self, tiles: Tiles, out_T: F32, scratch_RT: F32) -> None:
+        """Fold a tile of all updates into ``out_T``.
 
         Scratch memory is contiguous and has at least ``scratch_rows`` rows.
         """
@@ -61,7 +87,7 @@ class Rule(Protocol):
 class Scan(Protocol):
     """Reads all updates once and sums what a function measures on their tiles."""
 
-    def __call__(self, measure: Callable[[Sequence[F32], F32], F64], *, scratch_rows: int) -> F64:
+    def __call__(self, measure: Callable[[Tiles, F32], F64], *, scratch_rows: int) -> F64:
         """The sum over all tiles of ``measure(tiles, scratch_RT)``, float64, shape ``(K,)``.
 
         Guarantees:

@@ -23,7 +23,7 @@ import numpy as np
 from fl.arrays import F32
 from fl.config import check_range
 from fl.strategies.averaging import WeightedSum, example_shares, shares
-from fl.strategies.base import F64, Rule, Scan, Strategy, Update
+from fl.strategies.base import F64, Rule, Scan, Strategy, Tiles, Update
 
 DISTANCE_ROWS = 3
 """Rows of scratch memory of ``_squared_distance``: float64 takes two."""
@@ -41,11 +41,13 @@ def squared_distances(num_updates: int, scan: Scan) -> F64:
     """The squared Euclidean distance between every two updates, float64, shape ``(N, N)``; one pass."""
     pairs = list(itertools.combinations(range(num_updates), 2))
 
-    def measure(tiles: Sequence[F32], scratch_RT: F32) -> F64:
-        return np.array([_squared_distance(tiles[i], tiles[j], scratch_RT) for i, j in pairs])
+    def measure(tiles: Tiles, scratch_RT: F32) -> F64:
+        rows_NT, others_RT = scratch_RT[:num_updates], scratch_RT[num_updates:]
+        tiles.copy_to(rows_NT)
+        return np.array([_squared_distance(rows_NT[i], rows_NT[j], others_RT) for i, j in pairs])
 
     distances_NN = np.zeros((num_updates, num_updates))
-    for (i, j), distance in zip(pairs, scan(measure, scratch_rows=DISTANCE_ROWS), strict=True):
+    for (i, j), distance in zip(pairs, scan(measure, scratch_rows=num_updates + DISTANCE_ROWS), strict=True):
         distances_NN[i, j] = distances_NN[j, i] = distance
     return distances_NN
 
@@ -115,7 +117,7 @@ class GeometricMedian(Strategy):
     Smoothed Weiszfeld: ``βᵢ ← αᵢ / max(ν, ‖v − Δᵢ‖)``, ``v ← Σᵢ βᵢ Δᵢ / Σᵢ βᵢ``, with Δᵢ the update of site i and
     αᵢ its weight. It starts from the mean of the updates shortened to their median length (the authors' code starts
     from the plain mean, which one large update carries away), and ends when no β changes by more than a
-    ten-thousandth, or after ``max_iterations``, each of which reads all updates once. It holds against less than
+    ten-thousandth, or after ``max_iterations``, each of which reads all updates twice. It holds against less than
     half of the weight.
     """
 
@@ -152,9 +154,9 @@ def _distances(weights: Sequence[float], scan: Scan) -> list[float]:
     """How far each update is from the weighted sum of all; one pass."""
     centre = WeightedSum(weights)
 
-    def measure(tiles: Sequence[F32], scratch_RT: F32) -> F64:
+    def measure(tiles: Tiles, scratch_RT: F32) -> F64:
         centre_T, others_RT = scratch_RT[0], scratch_RT[1:]
         centre(tiles, centre_T, others_RT)
-        return np.array([_squared_distance(tile, centre_T, others_RT) for tile in tiles])
+        return np.array([_squared_distance(tile_T, centre_T, others_RT) for tile_T in tiles.read()])
 
     return [math.sqrt(square) for square in scan(measure, scratch_rows=1 + DISTANCE_ROWS)]

@@ -3,7 +3,7 @@
 Updates are folded in site order, so the result does not depend on when they arrived; elements are
 independent of each other, so it does not depend on threads; and what a strategy measures over whole updates
 is summed in the order of the blocks. Memory is bounded whatever the number of sites and parameters: a few
-blocks of the result and their scratch memory, and about ``RELEASE_BYTES`` of mapped updates.
+blocks of the result and their scratch memory, and the pages of one tile of one update for each thread.
 
 Shape letters: P parameters, B elements of a block, T elements of a tile, R rows of scratch memory.
 """
@@ -15,21 +15,21 @@ import dataclasses
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
 
 from fl.arrays import F32
 from fl.errors import RunError
-from fl.strategies.base import F64, Rule, Strategy, Update
+from fl.strategies.base import F64, Rule, Strategy, Tiles, Update
 
 V = TypeVar("V")
 
 BLOCK_ELEMENTS = 1 << 20
 """B: how much of the model is yielded at a time (4 MiB), and what one thread works on."""
 
-TILE_ELEMENTS = 1 << 17
+TILE_ELEMENTS = 1 << 18
 """The largest T: longer tiles would spend less on calls, but fall out of the processor's cache."""
 
 TILE_STEP = 1 << 10
@@ -37,9 +37,6 @@ TILE_STEP = 1 << 10
 
 SCRATCH_BYTES = 4 << 20
 """Scratch memory of one thread, which should stay in the processor's cache."""
-
-RELEASE_BYTES = 64 << 20
-"""After so many bytes of updates were read, their pages are given back."""
 
 SPARE_SLOTS = 2
 """Pieces of memory besides those of the threads: one for the block that the caller has, one for the next in line."""
@@ -92,110 +89,89 @@ def fold(
     Guarantees:
         Equal inputs give equal bits, for any order of ``updates`` and any ``threads``.
     """
-    reader = _Reader(sorted(updates, key=lambda update: update.site))
-    threads = threads or _processors()
-    _check(strategy, model_P, reader.updates, state)
-
-    def scan(measure: Callable[[Sequence[F32], F32], F64], *, scratch_rows: int) -> F64:
-        return _scan(reader, measure, scratch_rows, threads)
-
-    rule = strategy.rule(reader.updates, scan)
-    return _fold(strategy, rule, model_P, reader, state, round, threads)
+    updates = sorted(updates, key=lambda update: update.site)
+    _check(strategy, model_P, updates, state)
+    threads = threads or usable_threads()
+    rule = strategy.rule(updates, _Scan(updates, threads))
+    return _fold(strategy, rule, model_P, updates, state, round, threads)
 
 
 def _fold(
     strategy: Strategy,
     rule: Rule,
     model_P: F32,
-    reader: _Reader,
+    updates: Sequence[Update],
     state: Mapping[str, F32],
     round: int,
     threads: int,
 ) -> Iterator[FoldedBlock]:
-    def work(span: slice, outputs_B: F32, scratch: F32) -> FoldedBlock:
-        next_B, *state_B = outputs_B[:, : span.stop - span.start]
-        block = FoldedBlock(span.start, next_B, dict(zip(strategy.state_names, state_B, strict=True)))
+    def work(where: slice, outputs_B: F32, scratch: F32) -> FoldedBlock:
+        next_B, *state_B = outputs_B[:, : where.stop - where.start]
+        block = FoldedBlock(where.start, next_B, dict(zip(strategy.state_names, state_B, strict=True)))
         for name, vector_B in block.state.items():
-            np.copyto(vector_B, state[name][span] if state else np.float32(strategy.initial_state(name)))
-        for tile, tiles, scratch_RT in reader.tiles(span, scratch):
-            inside = slice(tile.start - span.start, tile.stop - span.start)
+            np.copyto(vector_B, state[name][where] if state else np.float32(strategy.initial_state(name)))
+        for tiles, scratch_RT in _tiles(updates, where, scratch):
+            inside = slice(tiles.where.start - where.start, tiles.where.stop - where.start)
             rule(tiles, next_B[inside], scratch_RT)
             state_T = {name: vector_B[inside] for name, vector_B in block.state.items()}
-            strategy.step(next_B[inside], model_P[tile], state_T, scratch_RT, round)
+            strategy.step(next_B[inside], model_P[tiles.where], state_T, scratch_RT, round)
         return block
 
     slots = threads + SPARE_SLOTS
     outputs = np.empty((slots, 1 + len(strategy.state_names), min(BLOCK_ELEMENTS, model_P.size)), np.float32)
-    scratch = reader.scratch(slots, max(rule.scratch_rows, strategy.STEP_SCRATCH_ROWS))
-    memory = itertools.cycle(zip(outputs, scratch, strict=True))
-    with ThreadPoolExecutor(threads, "fold") as pool:
-        begun = (pool.submit(work, span, *next(memory)) for span in _spans(0, model_P.size, BLOCK_ELEMENTS))
-        yield from _in_order(begun, slots - 1)
-    reader.release()
+    scratch = _scratch(slots, max(rule.scratch_rows, strategy.STEP_SCRATCH_ROWS))
+    yield from _in_order(work, model_P.size, zip(outputs, scratch, strict=True), threads)
 
 
-def _scan(reader: _Reader, measure: Callable[[Sequence[F32], F32], F64], scratch_rows: int, threads: int) -> F64:
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Scan:
     """See ``fl.strategies.base.Scan``."""
 
-    def work(span: slice, scratch: F32) -> F64:
-        return _sum(measure(tiles, scratch_RT) for _, tiles, scratch_RT in reader.tiles(span, scratch))
+    updates: Sequence[Update]
+    threads: int
 
-    slots = threads + SPARE_SLOTS
-    memory = itertools.cycle(reader.scratch(slots, scratch_rows))
-    with ThreadPoolExecutor(threads, "scan") as pool:
-        begun = (pool.submit(work, span, next(memory)) for span in _spans(0, reader.size, BLOCK_ELEMENTS))
-        return _sum(_in_order(begun, slots - 1))
+    def __call__(self, measure: Callable[[Tiles, F32], F64], *, scratch_rows: int) -> F64:
+        def work(where: slice, scratch: F32) -> F64:
+            # A hostile update may hold numbers as large as a float goes: their distances are inf, and no warning.
+            with np.errstate(over="ignore", invalid="ignore"):
+                return _sum(measure(*tile) for tile in _tiles(self.updates, where, scratch))
 
-
-class _Reader:
-    """Cuts all updates into tiles, and gives mapped pages back as they are read."""
-
-    def __init__(self, updates: Sequence[Update]) -> None:
-        self.updates = updates
-        self._unreleased_bytes = 0
-
-    @property
-    def size(self) -> int:
-        """P."""
-        return self.updates[0].vector_P.size
-
-    def scratch(self, count: int, rows: int) -> F32:
-        """Scratch memory for ``count`` threads, shape ``(count, R, T)``.
-
-        T is as long as the rows stay in the cache and the pages of all updates' tiles within their bound.
-        """
-        fitting = min(SCRATCH_BYTES // max(rows, 1), RELEASE_BYTES // 4 // len(self.updates)) // 4
-        length = max(TILE_STEP, min(TILE_ELEMENTS, fitting) // TILE_STEP * TILE_STEP)
-        return np.empty((count, rows, length), np.float32)
-
-    def tiles(self, span: slice, scratch_RT: F32) -> Iterator[tuple[slice, list[F32], F32]]:
-        """Each tile of a range: where it is, the updates there, and as much contiguous scratch memory."""
-        rows, length = scratch_RT.shape
-        # A hostile update may hold numbers as large as a float goes: their squares are inf, and no warning.
-        with np.errstate(over="ignore", invalid="ignore"):
-            for tile in _spans(span.start, span.stop, length):
-                size = tile.stop - tile.start
-                scratch = scratch_RT.reshape(-1)[: rows * size].reshape(rows, size)
-                yield tile, [update.vector_P[tile] for update in self.updates], scratch
-                # Threads may lose each other's count: pages are then given back a little later.
-                self._unreleased_bytes += 4 * size * len(self.updates)
-                if self._unreleased_bytes >= RELEASE_BYTES:
-                    self.release()
-
-    def release(self) -> None:
-        """Give back the pages of all updates; what another thread still reads is mapped again."""
-        self._unreleased_bytes = 0
-        for update in self.updates:
-            update.release()
+        size = self.updates[0].vector_P.size
+        scratch = _scratch(self.threads + SPARE_SLOTS, scratch_rows)
+        return _sum(_in_order(work, size, ((rows,) for rows in scratch), self.threads))
 
 
-def _in_order(begun: Iterator[Future[V]], ahead: int) -> Iterator[V]:
-    """The results of jobs that an iterator begins, in order; ``ahead`` more have begun when one is handed out."""
-    waiting = collections.deque(itertools.islice(begun, ahead))
-    while waiting:
-        result = waiting.popleft().result()
-        waiting.extend(itertools.islice(begun, 1))
-        yield result
+def _scratch(slots: int, rows: int) -> F32:
+    """Scratch memory of so many slots, shape ``(slots, R, T)``, with T as long as the rows stay in the cache."""
+    fitting = SCRATCH_BYTES // 4 // max(rows, 1)
+    return np.empty((slots, rows, max(TILE_STEP, min(TILE_ELEMENTS, fitting) // TILE_STEP * TILE_STEP)), np.float32)
+
+
+def _tiles(updates: Sequence[Update], block: slice, scratch_RT: F32) -> Iterator[tuple[Tiles, F32]]:
+    """Each tile of a block, with as much contiguous scratch memory."""
+    rows, length = scratch_RT.shape
+    for where in _spans(block.start, block.stop, length):
+        size = where.stop - where.start
+        yield Tiles(updates, where), scratch_RT.reshape(-1)[: rows * size].reshape(rows, size)
+
+
+def _in_order(work: Callable[..., V], size: int, slots: Iterable[tuple[F32, ...]], threads: int) -> Iterator[V]:
+    """What ``work(block, *slot)`` returns for every block of the vector, in order.
+
+    A slot is memory that a block has for itself until the result after its own is asked for.
+    """
+    memory = collections.deque(slots)
+    ahead = len(memory) - 1
+    with ThreadPoolExecutor(threads, "fold") as pool:
+        begun = (
+            pool.submit(work, block, *slot)
+            for block, slot in zip(_spans(0, size, BLOCK_ELEMENTS), itertools.cycle(memory), strict=False)
+        )
+        waiting = collections.deque(itertools.islice(begun, ahead))
+        while waiting:
+            result = waiting.popleft().result()
+            waiting.extend(itertools.islice(begun, 1))
+            yield result
 
 
 def _sum(parts: Iterable[F64]) -> F64:
@@ -226,7 +202,7 @@ def _check(strategy: Strategy, model_P: F32, updates: Sequence[Update], state: M
         raise ValueError(f"state is {sorted(state)}, {strategy.name} has {sorted(strategy.state_names)}")
 
 
-def _processors() -> int:
-    """How many processors this process may use, up to the number that helps."""
+def usable_threads() -> int:
+    """How many threads a fold takes by itself: a processor each, up to the number that helps."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(usable, MAX_THREADS)

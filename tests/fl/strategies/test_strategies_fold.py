@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import functools
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +16,7 @@ from hypothesis import strategies as st
 from fl.arrays import ArrayFile, Layout, write_arrays
 from fl.errors import RunError
 from fl.strategies import Update, create, fold
+from fl.strategies.base import Tiles
 from fl.strategies.registry import STRATEGIES
 from tests.fl.strategies.helpers import fold_all, folded_update, updates_of
 
@@ -94,41 +99,43 @@ def test_inputs_are_left_as_they_were(small_blocks):
     fold_all(create("fedadam", {}), model_P, updates, state)
 
 
-def test_mapped_files_fold_like_arrays_and_their_pages_are_given_back(tmp_path, monkeypatch):
-    monkeypatch.setattr(fold_module, "RELEASE_BYTES", 1 << 16)
-    model_P, updates = random_round(3, 5, 200_000)
-    files, mapped, released = [], [], threading.local()
-    released = dict.fromkeys((update.site for update in updates), 0)
-    for update in updates:
-        path = tmp_path / f"{update.site}.safetensors"
-        write_arrays(path, Layout((("w", (200_000,)),)), [update.vector_P], durable=False)
-        files.append(ArrayFile(path))
-
-        def release(site=update.site, file=files[-1]):
-            released[site] += 1
-            file.release()
-
-        mapped.append(
-            Update(site=update.site, num_examples=update.num_examples, vector_P=files[-1].vector_P, release=release)
-        )
-    for name in ("fedavg", "median", "krum"):
-        assert fold_all(create(name, {}), model_P, mapped)[0].tobytes() == (
-            fold_all(create(name, {}), model_P, updates)[0].tobytes()
-        )
-    assert min(released.values()) >= 3 * 200_000 * 4 * 5 // (1 << 16) // 3
-    del mapped
-    for file in files:
-        file.close()
+def test_mapped_files_fold_like_arrays_and_give_their_pages_back(tmp_path, small_blocks):
+    size = 100_000
+    model_P, updates = random_round(3, 5, size)
+    with contextlib.ExitStack() as stack:
+        mapped = []
+        for update in updates:
+            path = tmp_path / f"{update.site}.safetensors"
+            write_arrays(path, Layout((("w", (size,)),)), [update.vector_P], durable=False)
+            file = stack.enter_context(ArrayFile(path))
+            mapped.append(dataclasses.replace(update, vector_P=file.vector_P, release=file.release))
+        for name in NAMES:
+            expected, _ = fold_all(create(name, {}), model_P, updates)
+            assert fold_all(create(name, {}), model_P, mapped)[0].tobytes() == expected.tobytes()
+            maps = Path("/proc/self/smaps").read_text().split(str(tmp_path))[1:]
+            resident_kib = [int(text.split("Rss:")[1].split()[0]) for text in maps]
+            assert len(resident_kib) == 5
+            assert max(resident_kib) == 0
 
 
-def test_scratch_memory_and_tiles_are_bounded_for_any_number_of_sites():
-    for num_sites in (1, 8, 100, 1000):
-        _, updates = random_round(0, num_sites, 4)
-        for rows in (0, 1, 3, num_sites + 1):
-            _, given_rows, length = fold_module._Reader(updates).scratch(1, rows).shape
-            assert given_rows == rows
-            assert 4 * rows * length <= max(fold_module.SCRATCH_BYTES, 4 * rows * fold_module.TILE_STEP)
-            assert 4 * num_sites * length <= fold_module.RELEASE_BYTES
+def test_an_update_is_given_back_before_the_next_is_read():
+    touched = []
+
+    def update_of(site: str) -> Update:
+        release = functools.partial(touched.append, f"release {site}")
+        return Update(site=site, num_examples=1, vector_P=np.ones(4, np.float32), release=release)
+
+    for tile_T in Tiles([update_of(site) for site in "abc"], slice(1, 3)).read([0, 2]):
+        touched.append(f"read {tile_T.size}")
+    assert touched == ["read 2", "release a", "read 2", "release c"]
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3, 9, 65, 1001])
+def test_scratch_memory_is_bounded(rows):
+    slots, given_rows, length = fold_module._scratch(4, rows).shape
+    assert (slots, given_rows) == (4, rows)
+    assert 4 * rows * length <= max(fold_module.SCRATCH_BYTES, 4 * rows * fold_module.TILE_STEP)
+    assert length % fold_module.TILE_STEP == 0
 
 
 def test_a_reader_who_stops_early_leaves_no_thread_behind(small_blocks):
