@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import functools
 import math
 import tomllib
@@ -128,7 +129,7 @@ def check_range(
             raise ConfigError(f"{name} is {value}, must be {bound}")
 
 
-def check_share_or_count(name: str, value: float) -> None:
+def check_share_or_count(name: str, value: int | float) -> None:
     """Refuse what is neither a share in (0, 1.0] written as a float nor a count from 1 written as an integer."""
     if isinstance(value, float):
         check_range(name, value, above=0, at_most=1)
@@ -136,7 +137,7 @@ def check_share_or_count(name: str, value: float) -> None:
         check_range(name, value, at_least=1)
 
 
-def share_or_count(value: float, whole: int) -> int:
+def share_or_count(value: int | float, whole: int) -> int:
     """How many of ``whole`` are meant: a float is a share (rounded up, at least 1), an integer a count."""
     return max(1, math.ceil(value * whole - 1e-9)) if isinstance(value, float) else int(value)
 
@@ -160,7 +161,7 @@ def field_docs(cls: type) -> dict[str, str]:
         except (OSError, TypeError):
             continue
         body = typing.cast(ast.ClassDef, tree.body[0]).body
-        for statement, after in zip(body, body[1:], strict=False):
+        for statement, after in itertools.pairwise(body):
             if (
                 isinstance(statement, ast.AnnAssign)
                 and isinstance(statement.target, ast.Name)
