@@ -227,7 +227,7 @@ class Agreements(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Reveal(SignedMessage):
-    """R4, from a site: 33 bytes for each sharer, in order: a share of its self mask, or of its mask key if it dropped."""
+    """R4, from a site: for each sharer 33 bytes, a share of its self mask, or of its mask key if it dropped."""
 
     KIND: ClassVar[str] = "reveal"
     shares: bytes
