@@ -11,10 +11,9 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from fl import seeding
 from fl.arrays import ArrayFile, Arrays, Layout
@@ -22,18 +21,14 @@ from fl.errors import RunError, TooFewSitesError
 from fl.metrics import weighted_mean
 from fl.rounds import checkpoint, cohort, events, spool
 from fl.rounds.checkpoint import Folding
+from fl.rounds.collect import Collecting, PlainCollecting
 from fl.rounds.config import RunConfig
-from fl.rounds.journal import Clock, Journal
+from fl.rounds.exchange import Exchange
+from fl.rounds.journal import Journal
 from fl.rounds.port import Reply, Request, Sites
 from fl.rounds.state import RunState
-from fl.rounds.window import Window
-
-T = TypeVar("T")
 
 log = logging.getLogger(__name__)
-
-POLL_S = 1.0
-"""How long to wait for replies, or for sites to come online, before looking at the clock again."""
 
 CentreEvaluation = Callable[[Arrays], tuple[int, Mapping[str, float]]]
 """Evaluates a model on the centre's own data: number of examples and metrics."""
@@ -59,10 +54,10 @@ class Engine:
         *,
         evaluate_centre: CentreEvaluation | None = None,
     ) -> None:
-        self.journal, self.config, self.sites, self.folding = journal, config, sites, folding
+        self.journal, self.config, self.folding = journal, config, folding
         self.evaluate_centre = evaluate_centre
-        self.clock: Clock = journal.clock
-        self._minimum = folding.minimum_updates()
+        self.exchange = Exchange(journal, sites, config.round, minimum=folding.minimum_updates())
+        self.collect: Collecting = PlainCollecting(self.exchange, folding)
 
     @property
     def state(self) -> RunState:
@@ -119,16 +114,16 @@ class Engine:
         )
         refused: set[str] = set()
         while True:
-            candidates = [site for site in self._await_sites("initial parameters") if site not in refused]
+            candidates = [site for site in self.exchange.await_sites("initial parameters") if site not in refused]
             if not candidates:
                 raise TooFewSitesError(
                     "no site could make the initial parameters",
                     hint="the sites' reasons stand in the journal",
                 )
             site = candidates[0]
-            self.sites.ask([site], request, None)
-            for reply, waited_s in self._replies(request, {site}, Window(self.clock, self._deadline_s(0))):
-                spooled = self._take(reply, waited_s, partial(spool.spool, path, reply.arrays or {}, None))
+            self.exchange.sites.ask([site], request, None)
+            for reply, waited_s in self.exchange.replies(request, {site}, self.exchange.window(self._deadline_s(0))):
+                spooled = self.exchange.take(reply, waited_s, lambda reply: spool.spool(path, reply.arrays or {}, None))
                 if spooled:
                     return (*spooled, f"site {site}")
             refused.add(site)
@@ -150,7 +145,7 @@ class Engine:
         entry = self.state.round(number)
         for _ in range(self.config.round.attempts):
             opened = entry.current or self._open_round(number)
-            because = self._attempt(opened)
+            because = self.collect(opened)
             if len(entry.landed) >= opened.quorum:
                 survivors = tuple(sorted(entry.landed))
                 missing = tuple(site for site in opened.cohort if site not in entry.landed)
@@ -183,7 +178,7 @@ class Engine:
 
     def _open_round(self, number: int) -> events.RoundOpened:
         """Choose the cohort among the sites that are online, and write it down before anyone is asked."""
-        online = self._await_sites(f"round {number}", returning=self._last_survivors(number))
+        online = self.exchange.await_sites(f"round {number}", returning=self._last_survivors(number))
         entry = self.state.round(number)
         attempt = len(entry.opened) + 1
         chosen = cohort.plan(
@@ -191,7 +186,7 @@ class Engine:
             online,
             entry.landed,
             seed=seeding.derive(self.config.run.seed, "cohort", number, attempt),
-            minimum=self._minimum,
+            minimum=self.exchange.minimum,
         )
         assert self.state.model_digest
         opened = events.RoundOpened(
@@ -207,56 +202,6 @@ class Engine:
         )
         self.journal.append(opened)
         return opened
-
-    def _attempt(self, opened: events.RoundOpened) -> str:
-        """Ask the sites that have not answered yet, spool what lands, and return why the attempt is over."""
-        number, entry = opened.round, self.state.round(opened.round)
-        request = Request(
-            phase="train",
-            round=number,
-            attempt=opened.attempt,
-            seed=opened.seed,
-            options=self.folding.site_options(),
-        )
-        asked = {site for site in opened.cohort if site not in entry.landed and site not in entry.failed}
-        log.info("round %d: asking %d of %d sites", number, len(asked), len(opened.cohort))
-        with checkpoint.open_model(self.journal) as model:
-            layout = model.layout
-            if asked:
-                self.sites.ask(sorted(asked), request, model)
-        if len(entry.landed) >= opened.wanted:
-            return "the wanted number of sites had answered"
-        window = Window(self.clock, opened.deadline_s)
-        for reply, waited_s in self._replies(request, asked, window):
-            self._take(reply, waited_s, partial(self._land, reply, waited_s, layout))
-            if len(entry.landed) >= opened.wanted:
-                return "the wanted number of sites had answered"
-            if len(entry.landed) >= opened.quorum and self.config.round.linger_s is not None:
-                window.end_after(self.config.round.linger_s)
-        if asked <= entry.landed.keys() | entry.failed.keys():
-            return "every site had answered"
-        return "the quorum had answered" if window.shortened else f"the deadline of {opened.deadline_s:g} s had passed"
-
-    def _land(self, reply: Reply, waited_s: float, layout: Layout) -> None:
-        """Put one update on disk, then into the journal."""
-        if reply.num_examples <= 0:
-            raise spool.UnusableError("no_examples", f"{reply.num_examples} examples were trained on")
-        path = spool.update_path(self.journal.directory, reply.request.round, reply.site)
-        self.journal.round_directory(reply.request.round)
-        _, digest = spool.spool(path, reply.arrays or {}, layout)
-        self.journal.append(
-            events.UpdateLanded(
-                round=reply.request.round,
-                attempt=reply.request.attempt,
-                site=reply.site,
-                digest=digest,
-                num_examples=reply.num_examples,
-                metrics=dict(reply.metrics),
-                report=dict(reply.report),
-                size_bytes=layout.size_bytes,
-                waited_s=waited_s,
-            )
-        )
 
     def _drop_damaged(self, number: int) -> None:
         """Forget updates that changed on disk since they landed: their sites are asked again."""
@@ -282,7 +227,7 @@ class Engine:
     def _evaluate_at_sites(self, number: int) -> None:
         entry = self.state.round(number)
         if entry.evaluation is None:
-            cohort_sites = tuple(sorted(self._await_sites(f"the evaluation of round {number}")))
+            cohort_sites = tuple(self.exchange.sites.online())
             self.journal.append(
                 events.EvaluationOpened(round=number, cohort=cohort_sites, deadline_s=self._deadline_s(number + 1))
             )
@@ -299,14 +244,15 @@ class Engine:
         }
         with ArrayFile(checkpoint.model_path(self.journal.directory, number)) as model:
             if asked:
-                self.sites.ask(sorted(asked), request, model)
-        for reply, waited_s in self._replies(request, asked, Window(self.clock, evaluation.opened.deadline_s)):
-            self._take(reply, waited_s, partial(self._land_evaluation, reply, waited_s))
+                self.exchange.sites.ask(sorted(asked), request, model)
+        window = self.exchange.window(evaluation.opened.deadline_s)
+        for reply, waited_s in self.exchange.replies(request, asked, window):
+            self.exchange.take(reply, waited_s, partial(self._land_evaluation, waited_s))
         landed = [evaluation.landed[site] for site in sorted(evaluation.landed)]
         metrics = weighted_mean((entry.num_examples, entry.metrics) for entry in landed)
         self._evaluated(number, "sites", sum(entry.num_examples for entry in landed), len(landed), metrics)
 
-    def _land_evaluation(self, reply: Reply, waited_s: float) -> None:
+    def _land_evaluation(self, waited_s: float, reply: Reply) -> None:
         if reply.num_examples <= 0:
             raise spool.UnusableError("no_examples", f"evaluated on {reply.num_examples} examples")
         self.journal.append(
@@ -325,73 +271,7 @@ class Engine:
         )
         log.info("round %d evaluated at the %s: %s", number, at, _in_words(metrics))
 
-    # ---- waiting ----
-
-    def _replies(self, request: Request, asked: Collection[str], window: Window) -> Iterator[tuple[Reply, float]]:
-        """The replies to a request as they land, with how long they took, until all have or the window closes.
-
-        Replies to earlier requests are recorded as late; a second reply of a site is ignored.
-        """
-        waiting = set(asked)
-        while waiting and window.left_s > 0:
-            for reply in self.sites.replies(min(POLL_S, window.left_s)):
-                if reply.request != request:
-                    self._late(reply)
-                elif reply.site in waiting:
-                    waiting.discard(reply.site)
-                    yield reply, window.passed_s
-
-    def _late(self, reply: Reply) -> None:
-        earlier = reply.request
-        self.journal.append(events.ReplyLate(round=earlier.round, phase=earlier.phase, site=reply.site))
-
-    def _take(self, reply: Reply, waited_s: float, use: Callable[[], T]) -> T | None:
-        """Use a reply; record a failed or unusable one with its reason instead, and go on."""
-        failure = reply.failure
-        if failure is None:
-            try:
-                return use()
-            except spool.UnusableError as err:
-                failure = err.failure
-        request = reply.request
-        log.warning("round %d: %s left out: %s", request.round, reply.site, failure.reason)
-        self.journal.append(
-            events.ReplyFailed(
-                round=request.round,
-                attempt=request.attempt,
-                phase=request.phase,
-                site=reply.site,
-                code=failure.code,
-                reason=failure.reason,
-                waited_s=waited_s,
-            )
-        )
-        return None
-
-    def _await_sites(self, purpose: str, *, returning: Collection[str] = ()) -> Sequence[str]:
-        """The sites online, as soon as there are enough of them, and those that are expected back.
-
-        Raises:
-            TooFewSitesError: If there are too few for longer than ``round.wait_s``.
-        """
-        started = self.clock.monotonic()
-        told = False
-        while True:
-            online = self.sites.online()
-            waited_s = self.clock.monotonic() - started
-            needed = cohort.needed(self.config.round, len(online), minimum=self._minimum)
-            expected = [site for site in returning if site not in online]
-            if len(online) >= needed and (not expected or waited_s >= self.config.round.rejoin_s):
-                return online
-            if len(online) < needed and waited_s >= self.config.round.wait_s:
-                raise TooFewSitesError(
-                    f"{purpose}: {len(online)} sites online, {needed} needed, after {waited_s:.0f} s",
-                    hint="bring sites back, then fl run resume; or raise round.wait_s for the next run",
-                )
-            if not told:
-                log.info("%s: waiting for %s", purpose, ", ".join(expected) or f"{needed - len(online)} more sites")
-                told = True
-            self.clock.sleep(POLL_S)
+    # ---- what the journal says of earlier rounds ----
 
     def _last_survivors(self, number: int) -> Collection[str]:
         closed = self.state.round(number - 1).closed if number > 1 else None
