@@ -19,7 +19,7 @@ from fl.secagg.errors import UnmaskError, UpdateError
 from fl.secagg.keystream import cipher, fill
 from fl.secagg.profiles import AES_SUITE, CANARY, Profile, Vector
 
-BLOCK = 1 << 14
+BLOCK = 1 << 15
 """Elements at a time: two float64 scratch blocks and the dither stay in the second-level cache."""
 
 DITHER = 2.0**-16
@@ -75,7 +75,7 @@ def quantise(
     q_max = profile.q_max(n_max)
     out: Vector = np.empty(update_P.size + profile.trailer, profile.dtype)
     signed = _signed(out)
-    worker = _Quantiser(weight * q_max, q_max, dither_key)
+    worker = _Quantiser(weight * q_max, dither_key)
     start = 0
     for size, clip in _merged(sizes_T, clips_T):
         for here in range(start, start + size, BLOCK):
@@ -91,11 +91,10 @@ def quantise(
 class _Quantiser:
     """The loop's scratch memory and dither stream."""
 
-    def __init__(self, limit: float, q_max: int, dither_key: bytes) -> None:
-        self._limit, self._shift = limit, q_max + 1
+    def __init__(self, limit: float, dither_key: bytes) -> None:
+        self._limit = limit
         self._scaled = np.empty(BLOCK, np.float64)
         self._noise = np.empty(BLOCK, np.float64)
-        self._whole = np.empty(BLOCK, np.int32)
         self._dither_bytes = memoryview(bytearray(2 * BLOCK))
         self._dither = np.frombuffer(self._dither_bytes, "<u2")
         self._cipher = cipher(dither_key, 0, AES_SUITE)
@@ -103,26 +102,21 @@ class _Quantiser:
 
     def block(self, update_B: F32, clip: float, out_B: npt.NDArray[Any]) -> None:
         size = update_B.size
-        scaled, noise = self._scaled[:size], self._noise[:size]
+        scaled, noise, dither = self._scaled[:size], self._noise[:size], self._dither[:size]
         np.multiply(update_B, self._limit / clip, out=scaled, dtype=np.float64)
-        highest, lowest = float(scaled.max()), float(scaled.min())
-        if not (highest <= self._limit and lowest >= -self._limit):  # true for NaN too
+        if not (update_B.max() <= clip and update_B.min() >= -clip):  # true for NaN too
             if not np.isfinite(update_B).all():
                 raise UpdateError(
                     "the update holds NaN or infinity",
                     hint="lower training.learning_rate, or look at the site's data",
                 )
-            self.clipped += int(np.count_nonzero(np.abs(scaled) > self._limit))
+            self.clipped += int(np.count_nonzero(np.abs(update_B) > clip))
             np.clip(scaled, -self._limit, self._limit, out=scaled)
         fill(self._cipher, self._dither_bytes[: 2 * size])
-        np.multiply(self._dither[:size], DITHER, out=noise, dtype=np.float64)
-        # Shifted above zero, where cutting off the fraction rounds down; half a step keeps the mean.
-        noise += self._shift + DITHER / 2
+        np.multiply(dither, DITHER, out=noise, dtype=np.float64)
         scaled += noise
-        whole = self._whole[:size]
-        np.copyto(whole, scaled, casting="unsafe")
-        whole -= self._shift
-        np.copyto(out_B, whole, casting="unsafe")
+        np.floor(scaled, out=scaled)
+        np.copyto(out_B, scaled, casting="unsafe")
 
 
 def _signed(vector: Vector) -> npt.NDArray[Any]:
