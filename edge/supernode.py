@@ -114,35 +114,42 @@ def run(config: SiteConfig, *, say: Callable[[str], None]) -> None:
         ProcessError: If the SuperNode or its executor cannot be kept alive.
         StorageError: If the home cannot be written.
     """
+
+    def tell(line: str) -> None:
+        say(f"{config.name}: {line}")
+
     config.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     with Lock(config.home / "lock", hint="another process runs this site") as lock:
         make_keys(config)
         with Group(grace_s=GRACE_S, hold=[lock.fileno()]) as group:
-            # Flower waits longer after each failed call, so nobody is started before the one that it calls answers.
-            if not processes.accepts_connections(*config.address):
-                say(f"{config.name}: waiting for the SuperLink at {config.superlink}")
-                group.wait(
-                    lambda: processes.accepts_connections(*config.address),
-                    what=f"waiting for the SuperLink at {config.superlink}",
-                    timeout_s=float("inf"),
-                    tick_s=TICK_S,
-                )
-            port = processes.free_port()
-            _start_supernode(group, config, port)
-            group.wait(
-                lambda: processes.accepts_connections(HOST, port),
-                what="the start of the SuperNode",
-                timeout_s=READY_WITHIN_S,
-                tick_s=TICK_S,
-            )
-            _start_executor(group, config, port)
-            said = ""
+            _start(group, config, tell)
             while True:
                 for line in group.poll():
-                    if line != said:
-                        say(f"{config.name}: {line}")
-                    said = line
+                    tell(line)
                 time.sleep(TICK_S)
+
+
+def _start(group: Group, config: SiteConfig, say: Callable[[str], None]) -> None:
+    """Start both processes, each when the one that it calls answers: Flower waits longer after each failed call."""
+    if not processes.accepts_connections(*config.address):
+        say(f"waiting for the SuperLink at {config.superlink}")
+        group.wait(
+            lambda: processes.accepts_connections(*config.address),
+            what=f"waiting for the SuperLink at {config.superlink}",
+            timeout_s=float("inf"),
+            say=say,
+            tick_s=TICK_S,
+        )
+    port = processes.free_port()
+    _start_supernode(group, config, port)
+    group.wait(
+        lambda: processes.accepts_connections(HOST, port),
+        what="the start of the SuperNode",
+        timeout_s=READY_WITHIN_S,
+        say=say,
+        tick_s=TICK_S,
+    )
+    _start_executor(group, config, port)
 
 
 def make_keys(config: SiteConfig) -> None:

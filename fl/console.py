@@ -22,7 +22,7 @@ err = Console(stderr=True, highlight=False, emoji=False)
 
 def say(text: str) -> None:
     """One line of progress, on stderr."""
-    err.print(text, markup=False)
+    err.print(text, markup=False, soft_wrap=True)
 
 
 def report_error(error: FLError, *, as_json: bool = False) -> None:

@@ -75,6 +75,8 @@ class Child:
     """Monotonic time of its next start; ``None`` while it runs."""
     deaths: deque[float] = dataclasses.field(default_factory=deque)
     lives: int = 1
+    expected: str = ""
+    """What was said about its last death, if that was an expected one; it is not said again."""
 
     @property
     def is_running(self) -> bool:
@@ -159,28 +161,44 @@ class Group:
         now = time.monotonic()
         for child in self.children.values():
             if child.again_at is None and child.process.poll() is not None:
-                happened.append(self._on_death(child, now))
+                happened += self._on_death(child, now)
             elif child.again_at is not None and now >= child.again_at:
                 child.process = self._spawn(child.name, child.argv, child.env, child.log)
                 child.started_at, child.again_at = now, None
                 child.lives += 1
-                happened.append(f"{child.name} was started again")
+                if not child.expected:
+                    happened.append(f"{child.name} was started again")
             _shorten(child.log)
         return happened
 
-    def wait(self, until: Callable[[], bool], *, what: str, timeout_s: float, tick_s: float = 0.1) -> None:
+    def wait(
+        self,
+        until: Callable[[], bool],
+        *,
+        what: str,
+        timeout_s: float,
+        say: Callable[[str], None],
+        tick_s: float = 0.1,
+    ) -> None:
         """Look after the children until something is true.
+
+        Args:
+            until: Asked again and again.
+            what: What is waited for, for the error.
+            timeout_s: How long at most.
+            say: Called with a line for each thing that happens meanwhile.
+            tick_s: Pause between two looks.
 
         Raises:
             ProcessError: If it does not come true in time, or a child dies meanwhile (see ``poll``).
         """
         deadline = time.monotonic() + timeout_s
         while not until():
-            self.poll()
+            for line in self.poll():
+                say(line)
             if time.monotonic() > deadline:
-                raise ProcessError(
-                    f"{what} took longer than {timeout_s:g} s", hint="see the logs of its processes"
-                )
+                logs = ", ".join(sorted({str(child.log) for child in self.children.values()}))
+                raise ProcessError(f"{what} took longer than {timeout_s:g} s", hint=f"read {logs}")
             time.sleep(tick_s)
 
     def stop(self, name: str, *, timeout_s: float = 5.0) -> None:
@@ -215,9 +233,7 @@ class Group:
     ) -> None:
         self.close()
 
-    def _spawn(
-        self, name: str, argv: Sequence[str], env: Mapping[str, str], log: Path
-    ) -> subprocess.Popen[bytes]:
+    def _spawn(self, name: str, argv: Sequence[str], env: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
         fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             return subprocess.Popen(
@@ -233,7 +249,7 @@ class Group:
         finally:
             os.close(fd)
 
-    def _on_death(self, child: Child, now: float) -> str:
+    def _on_death(self, child: Child, now: float) -> list[str]:
         status = describe_status(child.process.returncode)
         policy = child.restart
         if policy is None:
@@ -242,7 +258,10 @@ class Group:
         for text, meaning in policy.expected.items():
             if text in tail:
                 child.again_at = now + policy.expected_delay_s
-                return f"{child.name}: {meaning}"
+                is_new = child.expected != meaning
+                child.expected = meaning
+                return [f"{child.name}: {meaning}"] if is_new else []
+        child.expected = ""
         child.deaths.append(now)
         while child.deaths[0] < now - policy.within_s:
             child.deaths.popleft()
@@ -251,7 +270,7 @@ class Group:
             raise self._given_up(child, f"{child.name} died {times}, last it {status}")
         delay_s = min(policy.first_delay_s * 2 ** (len(child.deaths) - 1), policy.longest_delay_s)
         child.again_at = now + delay_s
-        return f"{child.name} {status}, starting it again in {delay_s:g} s"
+        return [f"{child.name} {status}, starting it again in {delay_s:g} s"]
 
     def _given_up(self, child: Child, what: str) -> ProcessError:
         lines = " / ".join(last_lines(child.log, 3).splitlines())
@@ -282,9 +301,7 @@ def last_lines(path: Path, count: int) -> str:
     return "\n".join(lines[-count:])
 
 
-def environment(
-    *, home: Path, threads: int | None = None, extra: Mapping[str, str] | None = None
-) -> dict[str, str]:
+def environment(*, home: Path, threads: int | None = None, extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of Flower's processes: ours, with what makes them quiet, offline and findable.
 
     Args:
@@ -327,9 +344,7 @@ def program(name: str) -> str:
     Raises:
         ProcessError: If it is not there.
     """
-    path = shutil.which(
-        name, path=os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
-    )
+    path = shutil.which(name, path=os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")]))
     if path is None:
         raise ProcessError(f"no program {name}", hint="pip install fedfleet")
     return path

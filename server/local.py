@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from fl import processes
 from fl.config import check_range
-from fl.errors import BusyError, JournalError, ProcessError, UnreachableError
+from fl.errors import BusyError, JournalError, UnreachableError
 from fl.files import Lock, write_atomic
 from fl.processes import Group, Restart
 from server import certificates, shards, superlink
@@ -224,14 +224,7 @@ class LocalFederation:
         return all(node.status == "online" for node in self.control.nodes())
 
     def _wait(self, until: Callable[[], bool], what: str, tick_s: float = TICK_S) -> None:
-        deadline = time.monotonic() + READY_WITHIN_S
-        while not until():
-            self.poll()
-            if time.monotonic() > deadline:
-                raise ProcessError(
-                    f"{what} took longer than {READY_WITHIN_S:g} s", hint=f"read the logs under {self.home}"
-                )
-            time.sleep(tick_s)
+        self._group.wait(until, what=what, timeout_s=READY_WITHIN_S, say=self._say, tick_s=tick_s)
 
     def _site_home(self, name: str) -> Path:
         return self.home / "sites" / name

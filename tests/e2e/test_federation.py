@@ -294,3 +294,17 @@ def test_it_works_without_any_network(tmp_path):
     done = subprocess.run(argv, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr + home.with_suffix(".log").read_text()
     assert "the mean is [1.5, 1.5, 1.5]" in done.stdout
+
+
+def test_the_demo_learns_across_sites_and_draws_its_report(tmp_path):
+    home = tmp_path / "home"
+    done = fl("demo", "--sites", 2, "--rounds", 2, "--json", home=home)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["accuracy"] > 0.8
+    assert result["central_accuracy"] > 0.9
+    assert result["received_bytes"] > 0
+    assert Path(result["model"]).is_file()
+    assert Path(result["report"]).is_file()
+    assert processes_of(home) == {}
+    assert secrets_of(home) == []
