@@ -29,7 +29,7 @@ def render(facts: Facts) -> str:
     script, style = _file("page.js"), _file("page.css")
     timelines = timeline.timelines(facts)
     sites = view.sites_shown(facts)
-    return _template().render(
+    html = _template().render(
         facts=facts,
         run=facts.run,
         script=Markup(script),  # noqa: S704  # our own files, not what a run says
@@ -52,6 +52,7 @@ def render(facts: Facts) -> str:
         config_tables=view.config_tables(facts),
         left_out=left_out(facts, len(timelines)),
     )
+    return html.lstrip()  # what the macros leave
 
 
 def left_out(facts: Facts, num_timelines: int) -> dict[str, str]:

@@ -86,7 +86,7 @@ def draw(facts: Facts) -> bytes:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             if axes.get_legend_handles_labels()[0]:
                 axes.legend(
-                    loc="lower left", bbox_to_anchor=(0, 0.98), ncols=4, fontsize=7, frameon=False,
+                    loc="lower left", bbox_to_anchor=(0, 1.01), ncols=4, fontsize=7, frameon=False,
                     borderaxespad=0, handlelength=1, columnspacing=1,
                 )  # fmt: skip
         content = io.BytesIO()

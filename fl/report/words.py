@@ -25,7 +25,7 @@ def seconds(value: float | None) -> str:
 
     Example:
         >>> seconds(0.0123), seconds(2.34), seconds(3700)
-        ('12 ms', '2.3 s', '1 h 02 min')
+        ('12 ms', '2.3 s', '1 h 01 min')
     """
     if value is None:
         return NOTHING
