@@ -23,7 +23,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from fl import processes
+from fl import ports, processes
 from fl.config import check_range
 from fl.errors import ConfigError
 from fl.files import Lock, write_atomic
@@ -131,19 +131,19 @@ def run(config: SiteConfig, *, say: Callable[[str], None]) -> None:
 
 def _start(group: Group, config: SiteConfig, say: Callable[[str], None]) -> None:
     """Start both processes, each when the one that it calls answers: Flower waits longer after each failed call."""
-    if not processes.accepts_connections(*config.address):
+    if not ports.accepts_connections(*config.address):
         say(f"waiting for the SuperLink at {config.superlink}")
         group.wait(
-            lambda: processes.accepts_connections(*config.address),
+            lambda: ports.accepts_connections(*config.address),
             what=f"waiting for the SuperLink at {config.superlink}",
             timeout_s=float("inf"),
             say=say,
             tick_s=TICK_S,
         )
-    port = processes.free_port()
+    port = ports.free_port()
     _start_supernode(group, config, port)
     group.wait(
-        lambda: processes.accepts_connections(HOST, port),
+        lambda: ports.accepts_connections(HOST, port),
         what="the start of the SuperNode",
         timeout_s=READY_WITHIN_S,
         say=say,

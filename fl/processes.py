@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -24,11 +22,8 @@ from pathlib import Path
 from types import TracebackType
 
 from fl import watchdog
-from fl.errors import BusyError, ProcessError
+from fl.errors import ProcessError
 
-# Ports of this range are never handed out by the kernel for outgoing connections (from 32768 on Linux), so
-# nobody takes one by chance between our choice and the start of the server.
-CHOSEN_PORTS = range(20_000, 32_768)
 LONGEST_LOG_BYTES = 32 * 1024 * 1024
 TAIL_BYTES = 8192
 
@@ -348,51 +343,6 @@ def program(name: str) -> str:
     if path is None:
         raise ProcessError(f"no program {name}", hint="pip install fedfleet")
     return path
-
-
-def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody uses.
-
-    Raises:
-        BusyError: If there is none.
-    """
-    for port in random.SystemRandom().sample(CHOSEN_PORTS, 200):
-        if is_free(port):
-            return port
-    raise BusyError(f"no free port between {CHOSEN_PORTS.start} and {CHOSEN_PORTS.stop - 1}")
-
-
-def check_port(port: int) -> int:
-    """Give back a port that was asked for, if it can be used.
-
-    Raises:
-        BusyError: If somebody else uses it.
-    """
-    if not is_free(port):
-        raise BusyError(f"port {port} is in use", hint="leave out --port to have a free one chosen")
-    return port
-
-
-def is_free(port: int) -> bool:
-    """Whether a server could listen on this port of 127.0.0.1 now."""
-    with socket.socket() as server:
-        # As servers do, so that connections of an earlier one that are still fading out do not count.
-        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            server.bind(("127.0.0.1", port))
-            server.listen()
-        except OSError:
-            return False
-    return True
-
-
-def accepts_connections(host: str, port: int) -> bool:
-    """Whether somebody listens there now."""
-    try:
-        with socket.create_connection((host, port), timeout=2):
-            return True
-    except OSError:
-        return False
 
 
 def _shorten(log: Path) -> None:

@@ -26,7 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from fl import processes
+from fl import ports, processes
 from fl.config import check_range
 from fl.errors import BusyError, JournalError, UnreachableError
 from fl.files import Lock, write_atomic
@@ -149,7 +149,7 @@ class LocalFederation:
     def _start(self, ends: contextlib.ExitStack) -> None:
         home = self.home
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        port = processes.check_port(self.config.port) if self.config.port else processes.free_port()
+        port = ports.check_port(self.config.port) if self.config.port else ports.free_port()
         lock = _take(home / "lock")
         ends.callback(lock.release)
         (home / "federation.json").unlink(missing_ok=True)

@@ -1,7 +1,5 @@
-import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -183,23 +181,6 @@ def test_logs_are_private_and_do_not_grow_for_ever(tmp_path, start, group, monke
     assert log.read_text() == ""
     assert (tmp_path / "child.log.1").read_text() == "runs\n"
     assert (tmp_path / "child.log.1").stat().st_mode & 0o077 == 0
-
-
-def test_chosen_ports_are_free():
-    assert processes.is_free(processes.free_port())
-
-
-def test_a_port_in_use_is_refused_with_a_way_out():
-    with contextlib.closing(socket.socket()) as server:
-        server.bind(("127.0.0.1", 0))
-        server.listen()
-        port = server.getsockname()[1]
-        assert processes.accepts_connections("127.0.0.1", port)
-        with pytest.raises(BusyError, match=f"port {port} is in use") as caught:
-            processes.check_port(port)
-    assert "--port" in caught.value.hint
-    assert processes.check_port(port) == port
-    assert not processes.accepts_connections("127.0.0.1", port)
 
 
 def test_the_environment_keeps_flower_quiet_offline_and_findable(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.proto.run_pb2 import Run, RunStatus
 from flwr.proto.transport_pb2 import Scalar
 
-from fl import processes
+from fl import ports
 from fl.errors import FLError, InputError, UnreachableError
 from server import certificates, superlink
 from server.control import Control
@@ -145,7 +145,7 @@ def test_a_failure_of_the_superlink_is_not_the_users_fault(simulator, control):
 
 
 def test_nobody_there_is_unreachable(files):
-    with Control(f"127.0.0.1:{processes.free_port()}", files.ca) as control, pytest.raises(UnreachableError) as caught:
+    with Control(f"127.0.0.1:{ports.free_port()}", files.ca) as control, pytest.raises(UnreachableError) as caught:
         control.nodes()
     assert "no SuperLink answers at 127.0.0.1:" in caught.value.message
     assert "fl up" in caught.value.hint
@@ -168,7 +168,7 @@ def test_health_is_an_answer_of_the_right_server(simulator, files, tmp_path):
     simulator.answers["/health"] = (200, b"", "text/plain")
     assert superlink.is_healthy(simulator.port, files.ca)
     assert not superlink.is_healthy(simulator.port, certificates.create(tmp_path / "other").ca)
-    assert not superlink.is_healthy(processes.free_port(), files.ca)
+    assert not superlink.is_healthy(ports.free_port(), files.ca)
 
 
 def test_a_proxy_is_not_asked_for_this_machine(simulator, files, monkeypatch):
