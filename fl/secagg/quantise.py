@@ -47,6 +47,7 @@ def quantise(
     profile: Profile,
     n_max: int,
     dither_key: bytes,
+    out: Vector | None = None,
 ) -> Quantised:
     """Turn one site's update into the integers that are summed.
 
@@ -58,6 +59,7 @@ def quantise(
         profile: Ring and trailer.
         n_max: Most sites that can take part: a sum of that many cannot overflow.
         dither_key: 32 secret random bytes, used for this update only.
+        out: Memory for the vector, to be used again from round to round; made if not given.
 
     Raises:
         UpdateError: If the update holds NaN or infinity, is empty, has another size, or the weight is outside
@@ -73,7 +75,10 @@ def quantise(
     if not 0 < weight <= 1:
         raise UpdateError(f"the update's weight is {weight:g}, must be above 0 and at most 1")
     q_max = profile.q_max(n_max)
-    out: Vector = np.empty(update_P.size + profile.trailer, profile.dtype)
+    if out is None:
+        out = np.empty(update_P.size + profile.trailer, profile.dtype)
+    if out.shape != (update_P.size + profile.trailer,) or out.dtype != profile.dtype:
+        raise ValueError(f"out has {out.size} {out.dtype}, {update_P.size + profile.trailer} are needed")
     signed = _signed(out)
     worker = _Quantiser(weight * q_max, dither_key)
     start = 0
@@ -103,7 +108,9 @@ class _Quantiser:
     def block(self, update_B: F32, clip: float, out_B: npt.NDArray[Any]) -> None:
         size = update_B.size
         scaled, noise, dither = self._scaled[:size], self._noise[:size], self._dither[:size]
-        np.multiply(update_B, self._limit / clip, out=scaled, dtype=np.float64)
+        # Converted first: a multiplication of mixed types goes through a buffer of NumPy's own.
+        np.copyto(scaled, update_B)
+        scaled *= self._limit / clip
         if not (update_B.max() <= clip and update_B.min() >= -clip):  # true for NaN too
             if not np.isfinite(update_B).all():
                 raise UpdateError(
@@ -113,7 +120,8 @@ class _Quantiser:
             self.clipped += int(np.count_nonzero(np.abs(update_B) > clip))
             np.clip(scaled, -self._limit, self._limit, out=scaled)
         fill(self._cipher, self._dither_bytes[: 2 * size])
-        np.multiply(dither, DITHER, out=noise, dtype=np.float64)
+        np.copyto(noise, dither)
+        noise *= DITHER
         scaled += noise
         np.floor(scaled, out=scaled)
         np.copyto(out_B, scaled, casting="unsafe")
