@@ -13,7 +13,7 @@ from PIL import Image
 
 from fl import cli
 from fl.report import export
-from fl.report.facts import Answer, Facts, Reason, Round, Run, Session, SiteSummary
+from fl.report.facts import Answer, Attempt, Facts, Measured, Reason, Round, Run, Session, SiteSummary
 from fl.report.gather import gather
 from tests.fl.report.journals import cut, failing, journal
 from tests.fl.rounds.simulator import SimulatedSite, federation
@@ -90,7 +90,7 @@ def test_the_picture_is_a_png_also_of_a_run_that_measured_nothing(tmp_path: Path
 
 def test_every_key_is_explained_in_the_guide() -> None:
     guide = GUIDE.read_text()
-    for cls in (Run, Session, Round, Answer, SiteSummary, Reason):
+    for cls in (Run, Session, Round, Attempt, Measured, Answer, SiteSummary, Reason):
         for field in dataclasses.fields(cls):
             assert f"`{field.name}`" in guide, f"{cls.__name__}.{field.name}"
 
