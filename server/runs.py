@@ -11,16 +11,17 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fl.config import unknown
 from fl.errors import BusyError, ConfigError, FLError, JournalError, RunError, UnreachableError
 from fl.rounds import events
-from fl.rounds.config import RunConfig
+from fl.rounds.config import RunConfig, options
 from fl.rounds.journal import Journal, Reader, load_config, load_state, read
 from fl.rounds.state import Record, RunState
+from fl.tasks import registry
 from server import bundle
 
 if TYPE_CHECKING:
@@ -122,12 +123,16 @@ def create(runs: Path, config: RunConfig) -> Path:
 
 
 def read_run_file(path: Path) -> RunConfig:
-    """A run file, with its paths made absolute.
+    """A run file, with its paths made absolute, and with a task and a strategy that take their options.
 
     Raises:
         ConfigError: If it cannot be used, naming the key.
     """
+    from fl.flower.strategy import folding_for
+
     config = RunConfig.from_file(path)
+    config = dataclasses.replace(config, task=_checked_task(config.task, path.resolve().parent))
+    folding_for(config.strategy)
     if config.run.initial_model:
         model = (path.parent / config.run.initial_model).resolve()
         if not model.is_file():
@@ -333,6 +338,17 @@ def _made(directory: Path) -> str:
     """When the run was submitted first; the config is written once."""
     made = datetime.datetime.fromtimestamp((directory / "config.json").stat().st_mtime, datetime.UTC)
     return made.isoformat()
+
+
+def _checked_task(table: Mapping[str, Any], beside: Path) -> dict[str, Any]:
+    """The ``[task]`` table with its paths made absolute; a task of one's own is checked where its module runs."""
+    if ":" in table["name"]:
+        return dict(table)
+    task = registry.create(table["name"], options(table), search_path=beside)
+    return {
+        key: str(value) if isinstance(value := getattr(task, key, given), Path) else given
+        for key, given in table.items()
+    }
 
 
 def _own_module(name: str, directory: Path | None) -> dict[str, bytes]:

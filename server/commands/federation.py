@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Group, RenderableType
@@ -16,6 +16,7 @@ from rich.table import Table
 
 from fl import console
 from fl.errors import UnreachableError
+from fl.rounds.config import RunConfig, options
 from fl.tasks.splits import SplitConfig
 from server.local import FederationConfig, LocalFederation, SiteStatus, choose_home
 from server.shards import ShardsConfig
@@ -29,7 +30,9 @@ Home = Annotated[Path | None, typer.Option(help="Directory of the federation. [d
 
 def up(
     sites: Annotated[int, typer.Option(help="Number of sites.")] = 3,
-    task: Annotated[str | None, typer.Option(help="Task whose data the sites get; see fl task list.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Task whose data the sites get: a name (fl task list), or a run file (.toml).")
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="The data set to divide; the task's own without it.")] = None,
     split: Annotated[str, typer.Option(help="How it is divided: iid, dirichlet, label or quantity.")] = "iid",
     alpha: Annotated[float, typer.Option(help="Concentration of dirichlet; small makes sites unlike.")] = 0.5,
@@ -44,9 +47,10 @@ def up(
     """
     shards = None
     if task is not None:
-        search_path = Path.cwd() if ":" in task else None
+        name, task_options, search_path = _read_task(task)
         shards = ShardsConfig(
-            task=task,
+            task=name,
+            options=task_options,
             source=data,
             split=SplitConfig(kind=split, alpha=alpha),  # type: ignore[arg-type]  # checked by SplitConfig
             seed=seed,
@@ -63,6 +67,15 @@ def up(
                 _watch(federation)
             except KeyboardInterrupt:
                 console.say("ending all processes")
+
+
+def _read_task(task: str) -> tuple[str, Mapping[str, Any], Path | None]:
+    """Name and options of a task, or of a run file's, and where to look for the module of one's own."""
+    if not task.endswith(".toml"):
+        return task, {}, Path.cwd() if ":" in task else None
+    path = Path(task)
+    table = RunConfig.from_file(path).task
+    return table["name"], options(table), path.resolve().parent
 
 
 @contextmanager

@@ -72,6 +72,7 @@ def home(tmp_path):
         (["up", "--sites", "0"], "sites is 0, must be at least 1"),
         (["up", "--task", "digits", "--split", "dirichle"], "did you mean dirichlet?"),
         (["up", "--task", "digits", "--alpha", "-1"], "split.alpha is -1.0, must be above 0"),
+        (["up", "--task", "missing.toml"], "no such file: missing.toml"),
         (["demo", "--rounds", "0"], "run.rounds is 0, must be at least 1"),
     ],
 )

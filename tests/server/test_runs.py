@@ -264,3 +264,36 @@ def test_the_initial_model_is_looked_for_beside_the_run_file(tmp_path):
         runs.read_run_file(file)
     (tmp_path / "start.safetensors").touch()
     assert runs.read_run_file(file).run.initial_model == str(tmp_path / "start.safetensors")
+
+
+RUN_FILE = """
+[task]
+name = "tabular"
+target = "ill"
+columns = ["age"]
+centre = "held_out.csv"
+"""
+
+
+def test_paths_of_a_run_file_start_at_the_run_file(tmp_path):
+    (tmp_path / "run.toml").write_text(RUN_FILE)
+    task = runs.read_run_file(tmp_path / "run.toml").task
+    assert task == {"name": "tabular", "target": "ill", "columns": ["age"], "centre": str(tmp_path / "held_out.csv")}
+
+
+@pytest.mark.parametrize(
+    ("changed", "complaint"),
+    [
+        (RUN_FILE.replace("target", "targte"), "unknown key task.targte"),
+        (RUN_FILE.replace("tabular", "tabluar"), "unknown task tabluar"),
+        (RUN_FILE + '[strategy]\nname = "fedavgg"\n', "unknown strategy fedavgg"),
+        (RUN_FILE + '[strategy]\nname = "fedadam"\nbeta_1 = 1.0\n', "strategy.beta_1 is 1.0, must be below 1"),
+        (RUN_FILE + '[strategy]\nname = "flwr.serverapp.strategy:FedAvgg"\n', "FedAvgg"),
+    ],
+)
+def test_a_task_or_strategy_that_does_not_take_its_options_is_refused_before_anything_starts(
+    tmp_path, changed, complaint
+):
+    (tmp_path / "run.toml").write_text(changed)
+    with pytest.raises(ConfigError, match=complaint):
+        runs.read_run_file(tmp_path / "run.toml")
