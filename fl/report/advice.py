@@ -115,7 +115,7 @@ def _about_the_sites(facts: Facts) -> Iterator[Concern]:
             level="error",
             what=f"{plural(len(never), 'site')} never took part in a model: {names([site.name for site in never])}",
             why="; ".join(reasons[:3]) + (" …" if len(reasons) > 3 else ""),
-            do=f"The model has learned nothing from {theirs} data. What to do stands with the reasons below",
+            do=f"The model has learned nothing from {theirs} data. What to do is with the reasons below",
         )
     often = [
         site
@@ -127,7 +127,7 @@ def _about_the_sites(facts: Facts) -> Iterator[Concern]:
             level="warning",
             what=f"{plural(len(often), 'site')} missed half of their rounds or more: {names([s.name for s in often])}",
             why="; ".join(sorted({site.last_reason for site in often if site.last_reason})[:3]),
-            do="The model leans towards the other sites. What to do stands with the reasons below",
+            do="The model leans towards the other sites. What to do is with the reasons below",
         )
     if facts.initialisation:
         failed = facts.initialisation

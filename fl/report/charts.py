@@ -13,7 +13,7 @@ from typing import TypeGuard
 from fl.report import words
 
 WIDTH, HEIGHT = 400, 220
-LEFT, RIGHT, TOP, BOTTOM = 54, 20, 10, 26
+LEFT, RIGHT, TOP, BOTTOM = 62, 20, 10, 26
 """Margins for the labels of the axes."""
 
 MOST_POINTS = 1000

@@ -121,9 +121,9 @@ class Answer:
         outcome: See ``Outcome``.
         code: One word for programs, of a failure.
         reason: In words, unless it answered.
-        asked_s: When it was asked, for the last time if a crash made the server ask again.
-        came_s: When the answer came.
-        waited_s: How long it took.
+        asked_s: When the server began to ask, for the last time if a crash made it ask again.
+        came_s: When the answer was on disk.
+        waited_s: How long the server waited for it; its own work before and after is not in it.
         num_examples: Behind its metrics and update.
         metrics: What it measured.
         device: ``cuda``, ``xpu``, ``mps`` or ``cpu``.

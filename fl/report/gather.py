@@ -103,7 +103,7 @@ def _sessions(timed: Iterable[tuple[float, Record]]) -> tuple[Session, ...]:
             if isinstance(record.event, events.RunEnded):
                 ended[-1] = f"{record.event.status}: {record.event.reason}"
     return tuple(
-        Session(started=time, at_s=at_s, host=event.host, pid=event.pid, active_s=until_s - at_s, ended=end)
+        Session(started=time, at_s=at_s, host=event.host, pid=event.pid, active_s=round(until_s - at_s, 3), ended=end)
         for (at_s, time, event), until_s, end in zip(begun, last_s, ended, strict=True)
     )
 

@@ -28,7 +28,7 @@ def on_one_clock(records: Iterable[Record]) -> Iterator[tuple[float, Record]]:
     at_s, last_s = 0.0, 0.0
     for record in records:
         if not isinstance(record.event, events.RunStarted | events.TailDropped | events.RunCreated):
-            at_s += max(0.0, record.clock_s - last_s)
+            at_s = round(at_s + max(0.0, record.clock_s - last_s), 3)
         last_s = record.clock_s
         yield at_s, record
 
@@ -134,7 +134,7 @@ class Story:
                 if event.at == "sites":
                     before_s = entry.evaluation_opened_s
                     entry.give_up("evaluate", "silent", _silent(entry.evaluation_opened))
-                entry.evaluation_s = (entry.evaluation_s or 0.0) + at_s - before_s
+                entry.evaluation_s = round((entry.evaluation_s or 0.0) + at_s - before_s, 3)
                 entry.ended_s = at_s
 
     def round(self, state: RoundState) -> Round:
@@ -162,7 +162,7 @@ class Story:
             measured=_measured(state, answers),
             opened_s=entry.opened_s,
             ended_s=entry.ended_s,
-            training_s=None if closed_s is None else closed_s - entry.opened_s,
+            training_s=None if closed_s is None else round(closed_s - entry.opened_s, 3),
             folding_s=state.committed.fold_s if state.committed else None,
             evaluation_s=entry.evaluation_s,
             folded_s=entry.committed_s,
@@ -256,11 +256,12 @@ class Story:
         entry = self._rounds.get(event.round)
         if entry and (asked := entry.missing.pop((event.phase, event.site), None)):
             asked.outcome = "late"
+            what = "round" if event.phase == "train" else "evaluation"
             asked.facts = {
                 "code": "late",
-                "reason": "its answer came after the round was closed",
+                "reason": f"its answer came after the {what} was closed",
                 "came_s": self._at_s,
-                "waited_s": self._at_s - asked.asked_s,
+                "waited_s": round(self._at_s - asked.asked_s, 3),
             }
 
     def _close(self, number: int, because: str, *, landed: int, abandoned: bool = False) -> None:
@@ -282,7 +283,7 @@ class Story:
             attempt=asked.attempt,
             site=asked.site,
             outcome=asked.outcome,
-            asked_s=asked.facts["came_s"] - asked.facts["waited_s"] if "came_s" in asked.facts else asked.asked_s,
+            asked_s=asked.asked_s,
             sent_bytes=self.model_bytes * asked.times,
             **asked.facts,
         )

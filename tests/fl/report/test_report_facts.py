@@ -237,6 +237,67 @@ def test_a_journal_that_cannot_be_trusted_is_refused(tmp_path: Path, spoil, word
         gather(directory)
 
 
+def test_an_answer_that_nobody_asked_for_is_shown_all_the_same(tmp_path: Path) -> None:
+    time = SimulatedTime()
+    with Journal.create(tmp_path / "run", run_config().to_dict(), clock=time.clock) as writer:
+        writer.append(events.RunStarted(pid=1, host="elsewhere"))
+        writer.append(
+            events.RoundOpened(
+                round=1,
+                attempt=1,
+                seed=1,
+                online=1,
+                cohort=("site-1",),
+                wanted=1,
+                quorum=1,
+                deadline_s=9.0,
+                model_digest="",
+            )
+        )
+        time.sleep(2.0)
+        writer.append(
+            events.UpdateLanded(
+                round=1,
+                attempt=1,
+                site="guest",
+                digest="",
+                num_examples=3,
+                metrics={},
+                report={},
+                size_bytes=80,
+                waited_s=1.5,
+            )
+        )
+        facts = gather(tmp_path / "run")
+    assert facts.run.status == "running"  # on another computer, so it cannot be told from here
+    assert [(a.site, a.outcome) for a in facts.rounds[0].answers] == [("guest", "answered"), ("site-1", "waiting")]
+
+
+def test_a_stopped_run_is_a_note_with_the_command_to_continue(tmp_path: Path) -> None:
+    directory = journal(tmp_path / "run")
+    cut(directory, 12)
+    with Journal(directory) as writer:
+        writer.append(events.RunEnded(status="stopped", reason="fl run stop"))
+    facts = gather(directory)
+    (concern,) = [concern for concern in advice.concerns(facts) if "stopped" in concern.what]
+    assert (concern.level, concern.command) == ("note", f"fl run resume {directory}")
+    assert facts.run.sessions[-1].ended == "stopped: fl run stop"
+
+
+def test_a_model_that_became_worse_is_noted(tmp_path: Path) -> None:
+    facts = gather(journal(tmp_path / "run"))
+    losses = (2.0, 0.5, 0.9)
+    rounds = tuple(
+        dataclasses.replace(
+            entry, measured={"centre": dataclasses.replace(entry.measured["training"], metrics={"loss": loss})}
+        )
+        for entry, loss in zip(facts.rounds, losses, strict=True)
+    )
+    (concern,) = advice.concerns(dataclasses.replace(facts, rounds=rounds))
+    assert concern.what == "The loss was lowest in round 2"
+    assert "it was 0.5 then and is 0.9 after round 3" in concern.why
+
+
 def test_a_journal_without_its_environment_is_reported_all_the_same(tmp_path: Path) -> None:
     (journal(tmp_path / "run") / "environment.json").unlink()
     assert gather(tmp_path / "run").environment == {}
