@@ -18,9 +18,10 @@ from fl import console
 from fl.errors import ConfigError
 from fl.files import write_atomic
 from fl.secagg.documents import text_of
+from fl.secagg.encoding import SITE_NAME
 from fl.secagg.errors import RosterSiteError
 from fl.secagg.identity import Identity, fingerprint
-from fl.secagg.roster import SITE_NAME, Entry, Roster, iso, parse_roster, read_roster, sign_roster
+from fl.secagg.roster import Entry, Roster, iso, parse_roster, read_roster, sign_roster
 from fl.secagg.storage import read_identity, read_public_key, read_roster_file, write_private_key
 
 app = typer.Typer(no_args_is_help=True, help="Keep the signed list of sites that take part in secure aggregation.")

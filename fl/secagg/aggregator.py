@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fl.secagg.config import RoundConfig, config_hash
-from fl.secagg.encoding import H, enc, pieces
+from fl.secagg.encoding import H, enc, pieces, printable
 from fl.secagg.errors import (
     CohortError,
     ConsistencyError,
@@ -222,12 +222,15 @@ class AggregatorSession:
     def _refused(self, site: str, refusal: Refusal) -> None:
         self._check_sender(site, refusal, refusal_context(self.request_for(site)))
         self.faults[site] = Fault(
-            stage=self.stage, error=refusal.error[:64], reason=" ".join(refusal.reason.split())[:256], refused=True
+            stage=self.stage,
+            error=printable(refusal.error, 64),
+            reason=printable(refusal.reason, 256),
+            refused=True,
         )
 
     def _check_sender(self, site: str, message: SignedMessage, context: bytes) -> None:
         if message.site != site:
-            raise MessageError(f"a message of {message.site[:64]!r} came from the site {site}")
+            raise MessageError(f"a message of {message.site} came from the site {site}")
         message.check(self._roster.key_of(site), context)
 
     def _accept(self, site: str, payload: bytes, vector: Pieces | None) -> None:

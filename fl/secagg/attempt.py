@@ -9,7 +9,7 @@ import numpy as np
 from fl.arrays import F32
 from fl.secagg import keys, shamir
 from fl.secagg.config import RoundConfig, config_hash, decode_config
-from fl.secagg.encoding import H, dec_text, pieces
+from fl.secagg.encoding import H, dec_site, pieces
 from fl.secagg.errors import (
     ConsistencyError,
     DuplicateError,
@@ -237,7 +237,7 @@ class Attempt:
         state, config = self.state, self.config
         cohort = self.cohort
         sharers = self._sharers()
-        names = tuple(dec_text(name) for name in request.survivors)
+        names = tuple(dec_site(name) for name in request.survivors)
         survivors = check_remaining(cohort, ordered_names(names, "survivors"), set(sharers), "survivors")
         if self.identity.name not in survivors:
             raise ConsistencyError("this site's own update is not in the sum")

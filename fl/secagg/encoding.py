@@ -7,6 +7,7 @@ bytes can be hashed. Every hash and every derived key carries a label; none is u
 from __future__ import annotations
 
 import hashlib
+import re
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -15,6 +16,8 @@ from fl.secagg.errors import MessageError
 
 PROTOCOL = "fl-secagg/v1"
 LENGTH_BYTES = 4
+SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+"""What a site's id looks like."""
 
 Field = bytes | str | int
 
@@ -77,6 +80,26 @@ def dec_text(data: bytes) -> str:
         return data.decode()
     except UnicodeDecodeError as err:
         raise MessageError("a text in the message is not UTF-8") from err
+
+
+def dec_site(data: bytes) -> str:
+    """A site's id; nothing else gets from a message into an error's words.
+
+    Raises:
+        MessageError: If it is not one.
+    """
+    try:
+        site = data.decode("ascii")
+    except UnicodeDecodeError:
+        site = ""
+    if not SITE_NAME.fullmatch(site):
+        raise MessageError("a site's id in the message is not one")
+    return site
+
+
+def printable(text: str, limit: int) -> str:
+    """Text of others for one line of a terminal or log: without control characters, and cut."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)[:limit]
 
 
 def H(label: str, *fields: Field) -> bytes:  # noqa: N802  # the specification's name

@@ -25,7 +25,7 @@ import typing
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
-from fl.secagg.encoding import PROTOCOL, H, as_bytes, dec, dec_text, enc
+from fl.secagg.encoding import PROTOCOL, H, as_bytes, dec, dec_site, dec_text, enc
 from fl.secagg.errors import DuplicateError, MessageError
 from fl.secagg.identity import SIGNATURE_BYTES, Identity, verify
 
@@ -72,7 +72,7 @@ class Message:
         values: dict[str, Any] = {}
         for (name, kind), part in zip(types, parts[2:], strict=True):
             if kind is str:
-                values[name] = dec_text(part)
+                values[name] = dec_site(part) if name == "site" else dec_text(part)
             elif kind is bytes:
                 values[name] = part
                 if name in cls.SIZES and len(part) != cls.SIZES[name]:

@@ -10,12 +10,11 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from fl.secagg.documents import sign_document, text_of, verify_document
-from fl.secagg.encoding import H
+from fl.secagg.encoding import SITE_NAME, H
 from fl.secagg.errors import (
     RosterError,
     RosterExpiredError,
@@ -28,7 +27,6 @@ from fl.secagg.identity import Identity, fingerprint
 
 FORMAT = "fl-roster/v1"
 LABEL = "roster"
-SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 MAX_BYTES = 4 << 20
 
 CLOCK_TOLERANCE_S = 86_400

@@ -11,6 +11,7 @@ from typing import Any
 
 from fl.errors import FLError
 from fl.secagg.attempt import Attempt
+from fl.secagg.encoding import printable
 from fl.secagg.errors import PolicyError, SecAggError, StageError
 from fl.secagg.identity import Identity
 from fl.secagg.ledger import Ledger
@@ -137,5 +138,7 @@ class SiteSession:
         except BaseException as err:
             state.erase()
             if number == 0 and isinstance(err, FLError) and not isinstance(err, SecAggError):
-                raise PolicyError(err.message, hint=err.hint) from err  # a value out of its range in the proposal
+                raise PolicyError(
+                    printable(err.message, 512), hint=printable(err.hint or "", 512) or None
+                ) from err  # a value out of its range in the proposal
             raise
