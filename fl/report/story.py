@@ -7,11 +7,11 @@ failures of abandoned attempts, sites that were silent, what was asked twice bec
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from fl.report.facts import Answer, Attempt, Measured, Outcome, Place, Round
+from fl.report.facts import Answer, Attempt, Outcome, Round
+from fl.report.measured import machine, measured
 from fl.rounds import events
 from fl.rounds.events import RoundOpened
 from fl.rounds.state import Record, RoundState
@@ -108,7 +108,7 @@ class Story:
             case events.RoundOpened() as event:
                 self._open(event)
             case events.UpdateLanded() as event:
-                facts = {**_machine(event.report), "received_bytes": event.size_bytes}
+                facts = {**machine(event.report), "received_bytes": event.size_bytes}
                 self._answered(event, "train", event.attempt, facts)
             case events.UpdateDropped() as event:
                 self._drop(event)
@@ -117,6 +117,7 @@ class Story:
             case events.ReplyLate() as event:
                 self._late(event)
             case events.RoundClosed() as event:
+                self._take_survivors(event)
                 self._close(event.round, event.because, landed=len(event.survivors))
             case events.RoundAbandoned() as event:
                 self._close(event.round, event.because, landed=event.landed, abandoned=True)
@@ -159,7 +160,7 @@ class Story:
             spare=counts.get("spare", 0),
             waiting=counts.get("waiting", 0),
             num_examples=state.committed.num_examples if state.committed else None,
-            measured=_measured(state, answers),
+            measured=measured(state, answers),
             opened_s=entry.opened_s,
             ended_s=entry.ended_s,
             training_s=None if closed_s is None else round(closed_s - entry.opened_s, 3),
@@ -241,7 +242,7 @@ class Story:
             )
             return
         entry = self._round(event.round)
-        if asked := entry.waiting.pop((event.phase, event.site), None):
+        if asked := entry.waiting.pop((_phase(event.phase), event.site), None):
             asked.outcome = "failed"
             asked.facts = {
                 "code": event.code,
@@ -254,15 +255,22 @@ class Story:
     def _late(self, event: events.ReplyLate) -> None:
         """The reply belongs to the newest closed attempt without the site's answer; the current one is not answered."""
         entry = self._rounds.get(event.round)
-        if entry and (asked := entry.missing.pop((event.phase, event.site), None)):
+        if entry and (asked := entry.missing.pop((_phase(event.phase), event.site), None)):
             asked.outcome = "late"
-            what = "round" if event.phase == "train" else "evaluation"
+            what = "evaluation" if event.phase == "evaluate" else "round"
             asked.facts = {
                 "code": "late",
                 "reason": f"its answer came after the {what} was closed",
                 "came_s": self._at_s,
                 "waited_s": round(self._at_s - asked.asked_s, 3),
             }
+
+    def _take_survivors(self, event: events.RoundClosed) -> None:
+        """Survivors without an update of their own took part in a sum: secure aggregation reveals nothing else."""
+        entry = self._round(event.round)
+        for site in event.survivors:
+            if asked := entry.waiting.pop(("train", site), None):
+                asked.outcome = "answered"
 
     def _close(self, number: int, because: str, *, landed: int, abandoned: bool = False) -> None:
         entry = self._round(number)
@@ -315,45 +323,6 @@ def _attempt(number: int, attempt: _Attempt) -> Attempt:
     )
 
 
-def _measured(state: RoundState, answers: list[Answer]) -> dict[Place, Measured]:
-    measured: dict[Place, Measured] = {}
-    if state.committed and state.closed:
-        kept = [state.landed[site].metrics for site in state.closed.survivors if site in state.landed]
-        lowest, highest = _spread(kept)
-        measured["training"] = Measured(
-            num_examples=state.committed.num_examples,
-            sites=len(state.closed.survivors),
-            metrics=dict(state.committed.metrics),
-            lowest=lowest,
-            highest=highest,
-        )
-    for place in ("sites", "centre"):
-        if (evaluated := state.evaluated.get(place)) is None:
-            continue
-        at_sites = [answer.metrics for answer in answers if answer.phase == "evaluate" and answer.outcome == "answered"]
-        lowest, highest = _spread(at_sites if place == "sites" else [])
-        measured[place] = Measured(
-            num_examples=evaluated.num_examples,
-            sites=evaluated.sites if place == "sites" else 0,
-            metrics=dict(evaluated.metrics),
-            lowest=lowest,
-            highest=highest,
-        )
-    return measured
-
-
-def _spread(metrics: Iterable[dict[str, float]]) -> tuple[dict[str, float], dict[str, float]]:
-    lowest: dict[str, float] = {}
-    highest: dict[str, float] = {}
-    for values in metrics:
-        for name, value in values.items():
-            if not math.isfinite(value):
-                continue
-            lowest[name] = min(value, lowest.get(name, value))
-            highest[name] = max(value, highest.get(name, value))
-    return lowest, highest
-
-
 def _state(state: RoundState) -> str:
     if state.committed:
         if state.evaluation and "sites" not in state.evaluated:
@@ -364,18 +333,10 @@ def _state(state: RoundState) -> str:
     return "trying again" if state.abandoned else "training"
 
 
+def _phase(phase: str) -> str:
+    """Sites train in the course of secure aggregation, whatever its stage."""
+    return "train" if phase == "secagg" else phase
+
+
 def _silent(opened: events.RoundOpened | events.EvaluationOpened | None) -> str:
     return f"no answer by the deadline of {opened.deadline_s:g} s" if opened else "no answer"
-
-
-def _machine(report: dict[str, Any]) -> dict[str, Any]:
-    """What a site says of its machine; a site may say anything, so only what has the right type is taken."""
-    facts: dict[str, Any] = {}
-    for name in ("device", "precision"):
-        if isinstance(value := report.get(name), str):
-            facts[name] = value
-    for name in ("samples_per_s", "peak_memory_bytes", "energy_j", "out_of_memory"):
-        value = report.get(name)
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            facts[name] = value
-    return facts

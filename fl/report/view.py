@@ -11,7 +11,7 @@ import json
 import statistics
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from fl.config import field_docs
 from fl.report import charts, words
@@ -291,10 +291,12 @@ def config_tables(facts: Facts) -> list[tuple[str, str, list[ConfigRow]]]:
     found = []
     for name in sorted(facts.config, key=lambda name: [*known].index(name) if name in known else len(known)):
         table = facts.config[name]
-        cls = known.get(name)
+        cls = next(
+            (one for one in (known.get(name), *get_args(known.get(name))) if dataclasses.is_dataclass(one)), None
+        )
         docs: dict[str, str] = {}
         defaults: dict[str, Any] = {}
-        if isinstance(cls, type) and dataclasses.is_dataclass(cls):
+        if isinstance(cls, type):
             docs = field_docs(cls)
             defaults = {field.name: field.default for field in dataclasses.fields(cls)}
         rows = [

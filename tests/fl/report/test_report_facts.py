@@ -273,6 +273,30 @@ def test_an_answer_that_nobody_asked_for_is_shown_all_the_same(tmp_path: Path) -
     assert [(a.site, a.outcome) for a in facts.rounds[0].answers] == [("guest", "answered"), ("site-1", "waiting")]
 
 
+def test_survivors_whose_updates_were_only_seen_as_a_sum_have_answered(tmp_path: Path) -> None:
+    cohort = ("site-1", "site-2", "site-3")
+    with Journal.create(tmp_path / "run", run_config().to_dict(), clock=SimulatedTime().clock) as writer:
+        writer.append(
+            events.RoundOpened(
+                round=1, attempt=1, seed=1, online=3, cohort=cohort, wanted=3, quorum=2, deadline_s=9.0, model_digest=""
+            )
+        )
+        writer.append(
+            events.ReplyFailed(
+                round=1, attempt=1, phase="secagg", site="site-3", code="refused", reason="not today", waited_s=1.0
+            )
+        )
+        writer.append(
+            events.RoundClosed(
+                round=1, attempt=1, because="the deadline of 9 s had passed", survivors=cohort[:2], missing=cohort[2:]
+            )
+        )
+        facts = gather(tmp_path / "run")
+    assert [site.outcomes for site in facts.sites] == [{1: "answered"}, {1: "answered"}, {1: "failed"}]
+    assert [(reason.phase, reason.code) for reason in facts.reasons] == [("train", "refused")]
+    assert "</html>" in render(facts)
+
+
 def test_a_stopped_run_is_a_note_with_the_command_to_continue(tmp_path: Path) -> None:
     directory = journal(tmp_path / "run")
     cut(directory, 12)
