@@ -1,8 +1,8 @@
 """How fast updates are folded, as a share of what the machine's memory can copy, and in how much memory.
 
 Updates are memory-mapped files in the page cache, as they are when a round ends; the folded blocks are looked at and
-not written. A fold of N updates counts N times their bytes; the limit is ``np.copyto`` on as many threads, in bytes
-copied. The baseline is what Flower's strategies do with the same updates: mean of records, and median and trimmed
+not written. A fold of N updates counts N times their bytes; the limit is ``np.copyto`` of as many bytes on as many
+threads. The baseline is what Flower's strategies do with the same updates: mean of records, and median and trimmed
 mean of NumPy on stacked arrays. Fold and copy take turns, and the best of each counts, so that a busy machine
 disturbs both alike.
 """
@@ -45,7 +45,7 @@ def fold_bandwidth_share(quick: bool) -> list[Row]:
             for _ in range(repetitions):
                 copy_s.append(_seconds(lambda: _copy(model_P, target_P)))
                 fold_s.append(_seconds(functools.partial(_fold, name, model_P, updates)))
-            copy_rate = 4 * size / min(copy_s) / 1e9
+            copy_rate = 4 * size * SITES / min(copy_s) / 1e9
             share = 4 * size * SITES / min(fold_s) / 1e9 / copy_rate
             flower_share = _flower_rate(name, updates) / copy_rate
             rows.append(
@@ -125,10 +125,11 @@ def _fold(name: str, model_P: F32, updates: list[Update]) -> None:
 
 
 def _copy(source_P: F32, target_P: F32) -> None:
+    """Copy the vector as often as there are updates."""
     threads = usable_threads()
     pieces = zip(np.array_split(target_P, threads), np.array_split(source_P, threads), strict=True)
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda piece: np.copyto(*piece), pieces))
+        list(pool.map(lambda piece: [np.copyto(*piece) for _ in range(SITES)], pieces))
 
 
 def _flower_rate(name: str, updates: list[Update]) -> float:
