@@ -37,7 +37,7 @@ class _ReadySites:
     def online(self) -> Sequence[str]:
         return [f"site-{i}" for i in range(SITES)]
 
-    def ask(self, sites: Sequence[str], request: Request, model: ArrayFile | None) -> None:
+    def ask(self, sites: Sequence[str], request: Request, model: ArrayFile | None, payloads: object = None) -> None:
         self._asked += [(site, request) for site in sites]
 
     def replies(self, timeout_s: float) -> Iterable[Reply]:
@@ -109,7 +109,7 @@ def _round_without_fold(home: Path, layout: Layout, arrays: dict[str, np.ndarray
         engine._train(1)
         round_s = time.perf_counter() - started
         with ArrayFile(checkpoint.model_path(journal.directory, 0)) as model:
-            updates = spool.open_updates(journal, 1, tuple(f"site-{i}" for i in range(SITES)))
+            updates = spool.open_updates(journal, 1)
             started = time.perf_counter()
             blocks = folding.fold(layout, model.vector_P, [update for _, update in updates], {}, round=1)
             for block in blocks:

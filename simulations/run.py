@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 from pathlib import Path
 
 from fl.flower.server_app import centre_evaluation
@@ -13,10 +15,12 @@ from fl.flower.strategy import folding_for
 from fl.rounds.config import RunConfig, options
 from fl.rounds.engine import Engine
 from fl.rounds.journal import Journal
+from fl.rounds.site import Worker
 from fl.rounds.state import RunState
 from fl.tasks import registry
 from fl.tasks.base import Site
 from simulations.engine.in_process import InProcessSites
+from simulations.secure import secure_federation
 
 
 def simulate(
@@ -36,14 +40,26 @@ def simulate(
         FLError: As ``Engine.run`` does.
     """
     task = registry.create(config.task["name"], options(config.task), search_path=search_path)
-    members = {
+    names = [f"site-{i}" for i in range(1, sites + 1)]
+    places = {
         name: Site(id=name, data_dir=data / name if data else None, partition_id=number, num_partitions=sites)
-        for number, name in enumerate(f"site-{i}" for i in range(1, sites + 1))
+        for number, name in enumerate(names)
     }
     if not directory.exists():
         Journal.create(directory, config.to_dict()).close()
-    with Journal(directory) as journal:
-        carrier = InProcessSites(task, config.training, members)
+    with contextlib.ExitStack() as stack:
+        credentials, secure = (
+            secure_federation(Path(stack.enter_context(tempfile.TemporaryDirectory())), names)
+            if config.secagg
+            else (None, {})
+        )
+        workers = {name: Worker(task, config.training, place, secure.get(name)) for name, place in places.items()}
+        journal = stack.enter_context(Journal(directory))
         return Engine(
-            journal, config, carrier, folding_for(config.strategy), evaluate_centre=centre_evaluation(config)
+            journal,
+            config,
+            InProcessSites(workers),
+            folding_for(config.strategy),
+            evaluate_centre=centre_evaluation(config),
+            credentials=credentials,
         ).run()

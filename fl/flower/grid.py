@@ -23,7 +23,7 @@ from fl.rounds.spool import UnusableError
 
 log = logging.getLogger(__name__)
 
-MESSAGE_TYPE: Mapping[Phase, str] = {"initialise": "query", "train": "train", "evaluate": "evaluate"}
+MESSAGE_TYPE: Mapping[Phase, str] = {"initialise": "query", "train": "train", "evaluate": "evaluate", "secagg": "train"}
 
 FAILURES = {
     1: "app_not_loaded",
@@ -64,15 +64,24 @@ class GridSites:
         self._nodes = {site_id(node.name, node.node_id): node.node_id for node in self.grid.get_nodes()}
         return sorted(self._nodes)
 
-    def ask(self, sites: Sequence[str], request: Request, model: ArrayFile | None) -> None:
+    def ask(
+        self,
+        sites: Sequence[str],
+        request: Request,
+        model: ArrayFile | None,
+        payloads: Mapping[str, bytes] | None = None,
+    ) -> None:
         """Push a message to each site; the model is uploaded once for all of them."""
         self.online()
-        content = records.encode_job(
-            records.Job(request=request, task=self._task, training=self._training), _record(model)
-        )
+        job, record = records.Job(request=request, task=self._task, training=self._training), _record(model)
         reachable = [site for site in sites if site in self._nodes]
         messages = [
-            Message(content, self._nodes[site], MESSAGE_TYPE[request.phase], group_id=str(request.round))
+            Message(
+                records.encode_job(job, record, (payloads or {}).get(site, b"")),
+                self._nodes[site],
+                MESSAGE_TYPE[request.phase],
+                group_id=str(request.round),
+            )
             for site in reachable
         ]
         if messages:
@@ -123,8 +132,14 @@ class GridSites:
             return _failed(site, request, *landed.error)
         try:
             content, arrays = landed.content()
-            update = arrays.get("update")
-            return records.decode_reply(site, request, content, _lazy(update) if update else None)
+            update, vector = arrays.get("update"), arrays.get("vector")
+            return records.decode_reply(
+                site,
+                request,
+                content,
+                update=_lazy(update) if update else None,
+                vector=_pieces(vector) if vector else None,
+            )
         except private.ReplyLostError as err:
             return Reply(site=site, request=request, failure=Failure(code="reply_lost", reason=str(err)[:256]))
         except (KeyError, TypeError, ValueError) as err:
@@ -171,6 +186,16 @@ def _lazy(arrays: private.LandedArrays) -> LazyArrays:
             raise UnusableError("malformed", f"{name}: {err}"[:256]) from err
 
     return LazyArrays(Layout(tuple(arrays.shapes())), fetch)
+
+
+def _pieces(arrays: private.LandedArrays) -> Iterator[bytes]:
+    """The bytes of a masked vector, a few megabytes at a time."""
+    try:
+        yield from records.without_header(arrays.pieces("vector"))
+    except private.ReplyLostError as err:
+        raise UnusableError("reply_lost", str(err)[:256]) from err
+    except (KeyError, TypeError, ValueError, IndexError) as err:
+        raise UnusableError("malformed", f"the masked vector: {err}"[:256]) from err
 
 
 def _failed(site: str, request: Request, code: int, reason: str | None) -> Reply:

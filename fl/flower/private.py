@@ -191,8 +191,12 @@ class LandedArrays:
 
     def array(self, name: str) -> Array:
         """One array, pulled now and not kept."""
+        facts = json.loads(get_object_body(self._heads[name], Array))
+        return Array(facts["dtype"], tuple(facts["shape"]), facts["stype"], b"".join(self.pieces(name)))
+
+    def pieces(self, name: str) -> Iterator[bytes]:
+        """One array's bytes as Flower stores them, each piece pulled when it is asked for."""
         head = self._heads[name]
-        facts = json.loads(get_object_body(head, Array))
         unique = get_object_children_ids_from_object_content(head)
-        chunks = (get_object_body(self._reply.pull(unique[i]), ArrayChunk) for i in facts["arraychunk_ids"])
-        return Array(facts["dtype"], tuple(facts["shape"]), facts["stype"], b"".join(chunks))
+        for i in json.loads(get_object_body(head, Array))["arraychunk_ids"]:
+            yield get_object_body(self._reply.pull(unique[i]), ArrayChunk)

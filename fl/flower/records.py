@@ -10,10 +10,11 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from fl.arrays import F32, Arrays
@@ -36,16 +37,18 @@ class Job:
     training: dict[str, Any]
 
 
-def encode_job(job: Job, model: ArrayRecord | None) -> RecordDict:
-    """A job as the content of a message."""
+def encode_job(job: Job, model: ArrayRecord | None, payload: bytes = b"") -> RecordDict:
+    """A job as the content of a message, with the site's message of secure aggregation beside it."""
     content = RecordDict({"request": ConfigRecord({"job": json.dumps(dataclasses.asdict(job))})})
     if model is not None:
         content["model"] = model
+    if payload:
+        content["secagg"] = ConfigRecord({"payload": payload})
     return content
 
 
-def decode_job(content: RecordDict) -> tuple[Job, Arrays | None]:
-    """The job in a message, and the model if there is one.
+def decode_job(content: RecordDict) -> tuple[Job, Arrays | None, bytes]:
+    """The job in a message, the model if there is one, and the payload of secure aggregation.
 
     Raises:
         MalformedRecordError: If it is not a job of ours.
@@ -56,7 +59,7 @@ def decode_job(content: RecordDict) -> tuple[Job, Arrays | None]:
     except (KeyError, TypeError, ValueError) as err:
         raise MalformedRecordError(f"not a request of fedfleet: {err!r}") from err
     model = content.array_records.get("model")
-    return job, None if model is None else decode_arrays(model)
+    return job, None if model is None else decode_arrays(model), _payload(content)
 
 
 def encode_reply(reply: Reply) -> RecordDict:
@@ -68,10 +71,21 @@ def encode_reply(reply: Reply) -> RecordDict:
     content["metrics"] = MetricRecord({**reply.metrics, NUM_EXAMPLES: reply.num_examples})
     if reply.arrays is not None:
         content["update"] = encode_arrays(reply.arrays)
+    if reply.payload:
+        content["secagg"] = ConfigRecord({"payload": reply.payload})
+    if isinstance(reply.vector, np.ndarray):
+        content["vector"] = ArrayRecord({"vector": encode_array(reply.vector)})
     return content
 
 
-def decode_reply(site: str, request: Request, content: RecordDict, update: Arrays | None = None) -> Reply:
+def decode_reply(
+    site: str,
+    request: Request,
+    content: RecordDict,
+    *,
+    update: Arrays | None = None,
+    vector: Iterable[bytes] | None = None,
+) -> Reply:
     """The reply in a message; what is not one of ours becomes a failure.
 
     Args:
@@ -79,6 +93,7 @@ def decode_reply(site: str, request: Request, content: RecordDict, update: Array
         request: What was asked.
         content: The message's records.
         update: The arrays, if they come apart from the other records.
+        vector: The masked vector, likewise.
     """
     try:
         facts = content.config_records["reply"]
@@ -87,6 +102,8 @@ def decode_reply(site: str, request: Request, content: RecordDict, update: Array
         report: Mapping[str, Any] = json.loads(str(facts["report"]))
         if update is None and (record := content.array_records.get("update")) is not None:
             update = decode_arrays(record)
+        if vector is None and (record := content.array_records.get("vector")) is not None:
+            vector = without_header([record["vector"].data])
         failure = None
         if "failure_code" in facts:
             failure = Failure(code=str(facts["failure_code"]), reason=str(facts["failure_reason"]))
@@ -99,6 +116,8 @@ def decode_reply(site: str, request: Request, content: RecordDict, update: Array
         metrics=metrics,
         arrays=update,
         report=report,
+        payload=_payload(content),
+        vector=vector,
         failure=failure,
     )
 
@@ -107,6 +126,27 @@ def malformed(site: str, request: Request, err: Exception) -> Reply:
     """What stands for a reply that cannot be read."""
     failure = Failure(code="malformed", reason=f"not a reply of fedfleet: {err!r}"[:256])
     return Reply(site=site, request=request, failure=failure)
+
+
+def without_header(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The bytes of one array, without the header that NumPy's format begins with.
+
+    Raises:
+        ValueError: If they do not begin with one.
+    """
+    pieces = iter(pieces)
+    first = next(pieces, b"")
+    head = io.BytesIO(first[:4096])
+    np.lib.format.read_magic(head)
+    np.lib.format.read_array_header_1_0(head)
+    yield first[head.tell() :]
+    yield from pieces
+
+
+def _payload(content: RecordDict) -> bytes:
+    record = content.config_records.get("secagg")
+    payload = record.get("payload") if record is not None else None
+    return payload if isinstance(payload, bytes) else b""
 
 
 def encode_arrays(arrays: Arrays) -> ArrayRecord:
@@ -123,9 +163,9 @@ def decode_arrays(record: ArrayRecord) -> dict[str, F32]:
     return {name: decode_array(name, array) for name, array in record.items()}
 
 
-def encode_array(array: F32) -> Array:
-    """One array in Flower's form, copied once."""
-    array = np.asarray(array, dtype="<f4", order="C")
+def encode_array(array: npt.NDArray[Any]) -> Array:
+    """One array in Flower's form, little-endian, copied once."""
+    array = np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
     head = io.BytesIO()
     np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(array))
     # Flower's own constructor goes through np.save and copies three times.

@@ -1,6 +1,7 @@
 """The ServerApp of every run file: opens the journal that the submitter made, and runs the engine on Flower's Grid.
 
-The run config has one key, ``journal``: the journal's directory. Everything else stands in there.
+The run config has the key ``journal``, the journal's directory, where everything about the run stands; and
+``secagg``, the directory with the server's part in secure aggregation (``fl.rounds.secure.Credentials``), or nothing.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from fl.flower.strategy import folding_for
 from fl.rounds.config import RunConfig, options
 from fl.rounds.engine import CentreEvaluation, Engine
 from fl.rounds.journal import Journal, load_config
+from fl.rounds.secure import Credentials
 
 app = ServerApp()
 
@@ -32,7 +34,18 @@ def main(grid: Grid, context: Context) -> None:
     tables = config.to_dict()
     sites = GridSites(grid, tables["task"], tables["training"])
     with Journal(directory) as journal:
-        Engine(journal, config, sites, folding_for(config.strategy), evaluate_centre=centre_evaluation(config)).run()
+        Engine(
+            journal,
+            config,
+            sites,
+            folding_for(config.strategy),
+            evaluate_centre=centre_evaluation(config),
+            credentials=_credentials(config, str(context.run_config.get("secagg", ""))),
+        ).run()
+
+
+def _credentials(config: RunConfig, directory: str) -> Credentials | None:
+    return Credentials.from_directory(Path(directory)) if config.secagg and directory else None
 
 
 def centre_evaluation(config: RunConfig) -> CentreEvaluation | None:

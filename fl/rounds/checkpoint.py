@@ -62,15 +62,12 @@ def commit(journal: Journal, number: int, folding: Folding) -> None:
         StorageError: If the disk is full or refuses.
         JournalError: If the last model or the strategy's state is damaged.
     """
-    entry = journal.state.round(number)
-    assert entry.closed is not None
-    survivors = sorted(entry.closed.survivors)
     started = time.perf_counter()
     directory = journal.round_directory(number)
     with contextlib.ExitStack() as stack:
         model = stack.enter_context(open_model(journal))
         state = {name: stack.enter_context(file) for name, file in open_state(journal).items()}
-        updates = spool.open_updates(journal, number, tuple(survivors))
+        updates = spool.open_updates(journal, number)
         for file, _ in updates:
             stack.callback(file.close)
         writers: dict[str, ArrayWriter] = {}
@@ -89,7 +86,7 @@ def commit(journal: Journal, number: int, folding: Folding) -> None:
             for mapped in (model, *state.values()):
                 mapped.release()  # behind us; so that the old model doesn't stay in memory beside the new one
         digests = {name: writer.finish() for name, writer in writers.items()}
-    landed = [entry.landed[site] for site in survivors]
+    landed = spool.survivors(journal, number)
     journal.append(
         events.RoundCommitted(
             round=number,
@@ -146,6 +143,8 @@ def tidy(journal: Journal, *, keep_updates: bool, keep_models: int) -> None:
         if not keep_updates:
             for update in spool.update_files(journal.directory, number):
                 update.unlink()
+        for session in path.glob("secagg-*"):
+            session.unlink()
         if number <= newest - keep_models:
             (path / MODEL).unlink(missing_ok=True)
         if number < newest:

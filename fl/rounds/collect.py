@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from functools import partial
 from typing import Protocol
@@ -17,11 +18,24 @@ log = logging.getLogger(__name__)
 WANTED = "the wanted number of sites had answered"
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Collected:
+    """How an attempt ended: why, in words, and whose updates there are."""
+
+    because: str
+    survivors: tuple[str, ...]
+
+
 class Collecting(Protocol):
     """One way to collect."""
 
-    def __call__(self, opened: events.RoundOpened) -> str:
-        """Collect until the attempt is over, and return why it is, in words."""
+    def __call__(self, opened: events.RoundOpened, *, resumed: bool) -> Collected:
+        """Collect until the attempt is over.
+
+        Args:
+            opened: The attempt.
+            resumed: Whether an earlier process of the server began it.
+        """
         ...
 
 
@@ -31,8 +45,13 @@ class PlainCollecting:
     def __init__(self, exchange: Exchange, folding: Folding) -> None:
         self.exchange, self.folding, self.journal = exchange, folding, exchange.journal
 
-    def __call__(self, opened: events.RoundOpened) -> str:
+    def __call__(self, opened: events.RoundOpened, *, resumed: bool) -> Collected:
         """See ``Collecting``."""
+        because = self._collect(opened)
+        return Collected(because, tuple(sorted(self.journal.state.round(opened.round).landed)))
+
+    def _collect(self, opened: events.RoundOpened) -> str:
+        """Ask whom the journal has no answer of, and return why the attempt is over."""
         entry = self.journal.state.round(opened.round)
         request = Request(
             phase="train",

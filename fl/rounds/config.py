@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from fl.config import check_range, check_share_or_count, load, read_toml, to_dict
+from fl.config import check_range, check_share_or_count, load, read_toml, to_dict, unknown
 from fl.errors import ConfigError
+from fl.secagg.profiles import AES_SUITE, SUITES, profile_named
 from fl.tasks.training import TrainingConfig
 
 
@@ -112,6 +113,45 @@ class EvaluationConfig:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SecAggSection:
+    """The ``[secagg]`` table; a run file that has it runs its rounds with secure aggregation."""
+
+    profile: str = "standard"
+    """Ring of the masked vectors: ``standard`` (4 bytes a parameter) or ``packed16`` (2 bytes)."""
+
+    suite: str = AES_SUITE
+    """Cipher suite; the one with ChaCha20 is for processors without AES instructions."""
+
+    clip: float = 1.0
+    """Largest absolute value of an element of one site's update; what is beyond is cut and counted."""
+
+    l2_clip: float = 0.0
+    """Bound on the L2 norm of one site's update, applied before ``clip``; 0 sets none."""
+
+    weight_cap: int = 10_000
+    """Examples from which on a site has full weight; below it weights are in proportion. 0 gives all the same."""
+
+    metrics: tuple[str, ...] = ("loss", "accuracy")
+    """Metrics whose mean over all sites is revealed; a site's own never is."""
+
+    max_dropout_fraction: float = 1.0
+    """A cap on sites lost between the exchange of keys and the sum, as a fraction of them."""
+
+    stage_deadline_s: float = 120.0
+    """How long the stages without training wait for a site."""
+
+    def __post_init__(self) -> None:
+        profile_named(self.profile)
+        if self.suite not in SUITES:
+            raise unknown("secagg.suite", self.suite, SUITES)
+        check_range("secagg.clip", self.clip, above=0, at_most=1e30)
+        check_range("secagg.l2_clip", self.l2_clip, at_least=0)
+        check_range("secagg.weight_cap", self.weight_cap, at_least=0, at_most=2**31)
+        check_range("secagg.max_dropout_fraction", self.max_dropout_fraction, at_least=0, at_most=1)
+        check_range("secagg.stage_deadline_s", self.stage_deadline_s, above=0)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class JournalConfig:
     """The ``[journal]`` table: what is kept on disk beyond what a resume needs."""
 
@@ -146,6 +186,9 @@ class RunConfig:
 
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     """Where and how often the model is evaluated."""
+
+    secagg: SecAggSection | None = None
+    """Secure aggregation: the server learns the sum of the updates and nothing else. Without the table it is off."""
 
     journal: JournalConfig = dataclasses.field(default_factory=JournalConfig)
     """What is kept on disk."""

@@ -26,6 +26,7 @@ from fl.rounds.config import RunConfig
 from fl.rounds.exchange import Exchange
 from fl.rounds.journal import Journal
 from fl.rounds.port import Reply, Request, Sites
+from fl.rounds.secure import Credentials, SecureCollecting
 from fl.rounds.state import RunState
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,10 @@ class Engine:
         sites: The port to the sites.
         folding: The strategy.
         evaluate_centre: How to evaluate at the centre; needed if ``evaluation.centre_every`` is set.
+        credentials: The server's part in secure aggregation; needed if the run file has ``[secagg]``.
+
+    Raises:
+        ConfigError: If the run file asks for secure aggregation and this strategy, or this server, cannot have it.
     """
 
     def __init__(
@@ -53,11 +58,14 @@ class Engine:
         folding: Folding,
         *,
         evaluate_centre: CentreEvaluation | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
         self.journal, self.config, self.folding = journal, config, folding
         self.evaluate_centre = evaluate_centre
         self.exchange = Exchange(journal, sites, config.round, minimum=folding.minimum_updates())
         self.collect: Collecting = PlainCollecting(self.exchange, folding)
+        if config.secagg:
+            self.collect = SecureCollecting(self.exchange, folding, config, credentials)
 
     @property
     def state(self) -> RunState:
@@ -144,11 +152,12 @@ class Engine:
         """Attempts until one reaches its quorum."""
         entry = self.state.round(number)
         for _ in range(self.config.round.attempts):
-            opened = entry.current or self._open_round(number)
-            because = self.collect(opened)
-            if len(entry.landed) >= opened.quorum:
-                survivors = tuple(sorted(entry.landed))
-                missing = tuple(site for site in opened.cohort if site not in entry.landed)
+            resumed = entry.current
+            opened = resumed or self._open_round(number)
+            collected = self.collect(opened, resumed=resumed is not None)
+            because, survivors = collected.because, collected.survivors
+            if len(survivors) >= opened.quorum:
+                missing = tuple(site for site in opened.cohort if site not in survivors)
                 self.journal.append(
                     events.RoundClosed(
                         round=number,
@@ -164,14 +173,14 @@ class Engine:
                     round=number,
                     attempt=opened.attempt,
                     because=because,
-                    landed=len(entry.landed),
+                    landed=len(survivors),
                     quorum=opened.quorum,
                 )
             )
             log.warning("round %d attempt %d abandoned: %s", number, opened.attempt, because)
         reasons = "".join(f"; {site}: {failed.reason}" for site, failed in sorted(entry.failed.items())[:1])
         raise TooFewSitesError(
-            f"round {number}: {len(entry.landed)} of {opened.quorum} needed sites answered "
+            f"round {number}: {len(survivors)} of {opened.quorum} needed sites answered "
             f"in {len(entry.opened)} attempts{reasons}",
             hint="fl report shows each site's reason; mend it, then fl run resume",
         )
@@ -213,7 +222,9 @@ class Engine:
 
     def _evaluate(self, number: int) -> None:
         entry = self.state.round(number)
-        if self._due(self.config.evaluation.sites_every, number) and "sites" not in entry.evaluated:
+        # With secure aggregation sites evaluate in the course of the next round, so that only the mean is seen.
+        at_sites = self.config.secagg is None and self._due(self.config.evaluation.sites_every, number)
+        if at_sites and "sites" not in entry.evaluated:
             self._evaluate_at_sites(number)
         if self._due(self.config.evaluation.centre_every, number) and "centre" not in entry.evaluated:
             assert self.evaluate_centre

@@ -101,6 +101,33 @@ class UpdateLanded(Event):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class StageClosed(Event):
+    """A stage of secure aggregation is over; these sites are in the next."""
+
+    round: int
+    attempt: int
+    stage: str
+    sites: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SumLanded(Event):
+    """Secure aggregation revealed the sum of the survivors' updates; only their mean is on disk."""
+
+    round: int
+    attempt: int
+    survivors: tuple[str, ...]
+    dropped: tuple[str, ...]
+    digest: str
+    receipt_digest: str
+    num_examples: int
+    metrics: dict[str, float]
+    clipped: int
+    size_bytes: int
+    waited_s: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateDropped(Event):
     """An update that had landed no longer matches its digest; the site is asked again."""
 

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from fl.arrays import ArrayFile, Arrays
+from fl.secagg.vectors import Pieces
 
-Phase = Literal["initialise", "train", "evaluate"]
+Phase = Literal["initialise", "train", "evaluate", "secagg"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,11 +21,13 @@ class Request:
     """What a site is asked for.
 
     Attributes:
-        phase: ``initialise``: initial parameters for the seed; ``train``: an update; ``evaluate``: metrics.
+        phase: ``initialise``: initial parameters for the seed; ``train``: an update; ``evaluate``: metrics;
+            ``secagg``: a stage of secure aggregation, in the course of which a site trains.
         round: Round number, 0 for ``initialise``.
         attempt: From 1; distinguishes requests of one round.
         seed: Of the round; a site derives its own from it and its id.
         options: What the strategy tells sites, e.g. ``{"proximal_mu": 0.1}``.
+        stage: Of secure aggregation, else empty.
     """
 
     phase: Phase
@@ -32,6 +35,7 @@ class Request:
     attempt: int
     seed: int
     options: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    stage: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +63,8 @@ class Reply:
         arrays: The update (local minus global), or the initial parameters; ``None`` after ``evaluate``. Valid
             until the next reply is taken, so that one reply at a time is in memory.
         report: Facts for people: device, samples per second, …
+        payload: The site's message of this stage of secure aggregation.
+        vector: Its masked vector, whole or in pieces of bytes; used like ``arrays``.
         failure: Set if there is no answer; then nothing above ``report`` counts.
     """
 
@@ -68,6 +74,8 @@ class Reply:
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
     arrays: Arrays | None = None
     report: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    payload: bytes = b""
+    vector: Pieces | None = None
     failure: Failure | None = None
 
 
@@ -78,8 +86,14 @@ class Sites(Protocol):
         """Sites that could be asked now, sorted."""
         ...
 
-    def ask(self, sites: Sequence[str], request: Request, model: ArrayFile | None) -> None:
-        """Send a request to sites, and return without waiting for them.
+    def ask(
+        self,
+        sites: Sequence[str],
+        request: Request,
+        model: ArrayFile | None,
+        payloads: Mapping[str, bytes] | None = None,
+    ) -> None:
+        """Send a request to sites, each with its payload if there are some, and return without waiting for them.
 
         A site that cannot be reached answers with a failure, sooner or later; nothing is raised for it.
         """

@@ -5,21 +5,25 @@ What cannot be folded is refused here, before it is on disk: parameters of anoth
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from fl.arrays import F32, ArrayFile, Arrays, Layout, file_digest, flat_blocks, write_arrays
 from fl.errors import FLError, JournalError
-from fl.rounds.events import UpdateLanded
 from fl.rounds.journal import Journal, round_directory
 from fl.rounds.port import Failure
 from fl.strategies.base import Update
 
 CHECK_BLOCK = 1 << 18
 """Elements that are checked for being finite at a time; a block stays in the cache until it is written."""
+
+
+SUM = "_sum"
+"""Stands for a site's name where secure aggregation leaves one update for all; no site's id begins with ``_``."""
 
 
 class UnusableError(FLError):
@@ -62,15 +66,15 @@ def drop_unnamed(journal: Journal) -> None:
     for path in (journal.directory / "rounds").rglob("*.part"):
         path.unlink()
     number = journal.state.committed_rounds + 1
-    landed = journal.state.round(number).landed
+    named = {update.site for update in _updates(journal, number)}
     for path in update_files(journal.directory, number):
-        if site_of(path) not in landed:
+        if site_of(path) not in named:
             path.unlink()
 
 
-def damaged(journal: Journal, number: int) -> Iterator[tuple[UpdateLanded, str]]:
+def damaged(journal: Journal, number: int) -> Iterator[tuple[Landed, str]]:
     """Landed updates of a round whose file is missing or no longer matches its digest, and what is wrong."""
-    for landed in list(journal.state.round(number).landed.values()):
+    for landed in _updates(journal, number):
         try:
             if file_digest(update_path(journal.directory, number, landed.site)) == landed.digest:
                 continue
@@ -79,15 +83,44 @@ def damaged(journal: Journal, number: int) -> Iterator[tuple[UpdateLanded, str]]
             yield landed, err.message
 
 
-def open_updates(journal: Journal, number: int, survivors: tuple[str, ...]) -> list[tuple[ArrayFile, Update]]:
-    """The survivors' updates as maps, in site order: the order in which they are folded, whoever came first."""
+def survivors(journal: Journal, number: int) -> list[Landed]:
+    """What a closed round folds, in site order, whoever came first; the one sum where there is nothing else."""
+    entry = journal.state.round(number)
+    assert entry.closed is not None
+    return [landed for landed in _updates(journal, number) if landed.site in (*entry.closed.survivors, SUM)]
+
+
+def open_updates(journal: Journal, number: int) -> list[tuple[ArrayFile, Update]]:
+    """The updates that a closed round folds, as maps."""
     opened = []
-    for site in sorted(survivors):
-        landed = journal.state.round(number).landed[site]
-        file = ArrayFile(update_path(journal.directory, number, site))
-        update = Update(site=site, num_examples=landed.num_examples, vector_P=file.vector_P, release=file.release)
+    for landed in survivors(journal, number):
+        file = ArrayFile(update_path(journal.directory, number, landed.site))
+        update = Update(
+            site=landed.site, num_examples=landed.num_examples, vector_P=file.vector_P, release=file.release
+        )
         opened.append((file, update))
     return opened
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Landed:
+    """An update on disk, of a site or of all."""
+
+    site: str
+    digest: str
+    num_examples: int
+    metrics: Mapping[str, float]
+
+
+def _updates(journal: Journal, number: int) -> list[Landed]:
+    entry = journal.state.round(number)
+    found = [
+        Landed(site, landed.digest, landed.num_examples, landed.metrics)
+        for site, landed in sorted(entry.landed.items())
+    ]
+    if entry.sum:
+        found.append(Landed(SUM, entry.sum.digest, entry.sum.num_examples, entry.sum.metrics))
+    return found
 
 
 def update_path(directory: Path, number: int, site: str) -> Path:

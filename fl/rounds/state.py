@@ -37,6 +37,8 @@ class RoundState:
         number: From 1.
         opened: The attempts, in order; the last one counts.
         landed: Updates on disk, by site; they are kept over attempts.
+        sum: Their sum instead, where secure aggregation reveals nothing else.
+        stages: Stages of secure aggregation that the current attempt has closed.
         failed: What went wrong in the current attempt, by site.
         late: Sites whose reply came after the round was closed.
         closed: Set when no more replies are taken.
@@ -49,6 +51,8 @@ class RoundState:
     number: int
     opened: list[events.RoundOpened] = dataclasses.field(default_factory=list)
     landed: dict[str, events.UpdateLanded] = dataclasses.field(default_factory=dict)
+    sum: events.SumLanded | None = None
+    stages: list[events.StageClosed] = dataclasses.field(default_factory=list)
     failed: dict[str, events.ReplyFailed] = dataclasses.field(default_factory=dict)
     late: list[str] = dataclasses.field(default_factory=list)
     closed: events.RoundClosed | None = None
@@ -69,6 +73,7 @@ class RunState:
 
     Attributes:
         created: The first event; ``None`` for a journal in which nothing was written yet.
+        created_at: When it was written.
         sessions: How often a server process took the run up.
         initialised: Set when the model of round 0 is there.
         rounds: By number.
@@ -77,6 +82,7 @@ class RunState:
     """
 
     created: events.RunCreated | None = None
+    created_at: datetime.datetime | None = None
     sessions: int = 0
     initialised: events.ModelInitialised | None = None
     rounds: dict[int, RoundState] = dataclasses.field(default_factory=dict)
@@ -96,7 +102,7 @@ class RunState:
         self.updated = record.time
         match record.event:
             case events.RunCreated() as event:
-                self.created = event
+                self.created, self.created_at = event, record.time
             case events.RunStarted():
                 self.sessions += 1
                 self.ended = None
@@ -107,14 +113,19 @@ class RunState:
             case events.RoundOpened() as event:
                 entry = self.round(event.round)
                 entry.opened.append(event)
-                entry.abandoned, entry.failed = False, {}
+                entry.abandoned, entry.failed, entry.stages = False, {}, []
             case events.UpdateLanded() as event:
                 self.round(event.round).landed[event.site] = event
+            case events.StageClosed() as event:
+                self.round(event.round).stages.append(event)
+            case events.SumLanded() as event:
+                self.round(event.round).sum = event
             case events.UpdateDropped() as event:
                 entry = self.round(event.round)
                 entry.landed.pop(event.site, None)
+                entry.sum = None
                 entry.closed = None  # it counted on that update: the attempt goes on
-            case events.ReplyFailed(phase="train") as event:
+            case events.ReplyFailed(phase="train" | "secagg") as event:
                 self.round(event.round).failed[event.site] = event
             case events.ReplyFailed(phase="evaluate") as event if evaluation := self.round(event.round).evaluation:
                 evaluation.failed[event.site] = event

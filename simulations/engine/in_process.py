@@ -11,35 +11,37 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from fl.arrays import ArrayFile, Arrays
 from fl.rounds.port import Reply, Request
-from fl.rounds.site import answer
-from fl.tasks.base import Site, Task
-from fl.tasks.training import TrainingConfig
+from fl.rounds.site import Worker
 
 
 class InProcessSites:
     """The port to sites that train right here.
 
     Args:
-        task: What they learn.
-        training: How.
-        sites: By id.
+        workers: Sites at work, by id.
     """
 
-    def __init__(self, task: Task, training: TrainingConfig, sites: Mapping[str, Site]) -> None:
-        self.task, self.training, self.by_id = task, training, sites
-        self._asked: deque[tuple[str, Request, Arrays | None]] = deque()
+    def __init__(self, workers: Mapping[str, Worker]) -> None:
+        self.workers = workers
+        self._asked: deque[tuple[str, Request, Arrays | None, bytes]] = deque()
 
     def online(self) -> Sequence[str]:
         """All of them."""
-        return sorted(self.by_id)
+        return sorted(self.workers)
 
-    def ask(self, sites: Sequence[str], request: Request, model: ArrayFile | None) -> None:
+    def ask(
+        self,
+        sites: Sequence[str],
+        request: Request,
+        model: ArrayFile | None,
+        payloads: Mapping[str, bytes] | None = None,
+    ) -> None:
         """Note who is asked; the model is copied, because its file is closed before the replies are taken."""
         arrays = {name: array.copy() for name, array in model.arrays().items()} if model else None
-        self._asked.extend((site, request, arrays) for site in sites)
+        self._asked.extend((site, request, arrays, (payloads or {}).get(site, b"")) for site in sites)
 
     def replies(self, timeout_s: float) -> Iterable[Reply]:
         """Train or evaluate at the next site, and return its reply."""
         if self._asked:
-            site, request, arrays = self._asked.popleft()
-            yield answer(self.task, self.training, self.by_id[site], request, arrays)
+            site, request, arrays, payload = self._asked.popleft()
+            yield self.workers[site].answer(request, arrays, payload)

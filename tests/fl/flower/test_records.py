@@ -30,7 +30,7 @@ def arrays() -> dict[str, np.ndarray]:
 def test_a_job_comes_back_as_it_was_sent() -> None:
     job = records.Job(request=REQUEST, task={"name": "digits"}, training={"epochs": 2})
     content = records.encode_job(job, records.encode_arrays(arrays()))
-    back, model = records.decode_job(content)
+    back, model, _ = records.decode_job(content)
     assert back == job
     assert model is not None
     assert list(model) == list(arrays()), "the order of the parameters is the layout"

@@ -66,7 +66,13 @@ class SiteSimulator:
     def online(self) -> Sequence[str]:
         return sorted(name for name, site in self.sites.items() if site.online)
 
-    def ask(self, sites: Sequence[str], request: Request, model: ArrayFile | None) -> None:
+    def ask(
+        self,
+        sites: Sequence[str],
+        request: Request,
+        model: ArrayFile | None,
+        payloads: Mapping[str, bytes] | None = None,
+    ) -> None:
         arrays = {name: array.copy() for name, array in model.arrays().items()} if model else None
         for name in sites:
             site = self.sites[name]
