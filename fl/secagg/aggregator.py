@@ -201,7 +201,7 @@ class AggregatorSession:
             SecAggError: If the reply is wrong in another way. The site is out, and ``faults`` says why, except
                 after ``StageError`` and ``DuplicateError``, which change nothing.
         """
-        kind = _kind(payload)
+        kind = kind_of(payload)
         if kind == MaskedInput.KIND and self._stage > STAGES.index("mask"):
             raise VectorError(f"the masked vector of {site} came after the survivors were fixed; it was not read")
         if site not in self._asked or self.stage == "over":
@@ -397,11 +397,3 @@ class AggregatorSession:
         return agreement_context(
             self._sid2(), self._config_hash, self._model, sharers_hash(list(self._dealt)), self._survivors
         )
-
-
-def _kind(payload: bytes) -> str:
-    """The kind of a message; empty if it has none, which decoding it explains."""
-    try:
-        return kind_of(payload)
-    except MessageError:
-        return ""

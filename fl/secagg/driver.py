@@ -113,15 +113,8 @@ def answer(
             now_s=time.time() if now_s is None else now_s,
             random=random,
         )
-        if sealed is not None and not _begins(payload):
+        if sealed is not None and kind_of(payload) != Proposal.KIND:
             session.open(state_key, sealed)
         reply = session.answer(payload, model=model)
         save_ledger(files.ledger, ledger)
         return reply, session.seal(state_key)
-
-
-def _begins(payload: bytes) -> bool:
-    try:
-        return kind_of(payload) == Proposal.KIND
-    except SecAggError:
-        return False

@@ -89,13 +89,12 @@ def _types(cls: Any) -> list[tuple[str, Any]]:
 
 
 def kind_of(data: bytes) -> str:
-    """The kind of a message, unchecked otherwise; empty if there is none.
-
-    Raises:
-        MessageError: If the bytes are cut short.
-    """
-    parts = dec(data) if len(data) <= MAX_BYTES else []
-    return dec_text(parts[1]) if len(parts) > 1 and parts[0] == PROTOCOL.encode() else ""
+    """The kind of a message, unchecked otherwise; empty if it has none, which decoding it then explains."""
+    try:
+        parts = dec(data) if len(data) <= MAX_BYTES else []
+        return dec_text(parts[1]) if len(parts) > 1 and parts[0] == PROTOCOL.encode() else ""
+    except MessageError:
+        return ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -78,9 +78,10 @@ class Federation:
     roster_changes: dict[str, Any] = dataclasses.field(default_factory=dict)
     now_s: float = NOW_S
     attempt: int = 1
+    names: list[str] = dataclasses.field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.names = site_names(self.count)
+        self.names = self.names or site_names(self.count)
         self.roster = sign_roster(make_roster(self.names, **self.roster_changes), AUTHORITY)
         self.model = np.zeros(self.parameters, np.float32)
         self.layout = (("weights", (self.parameters,)),)
