@@ -71,7 +71,7 @@ class AggregatorSession:
         roster: The signed roster's bytes.
         authority: Public key of the roster authority.
         identity: The aggregator's own; its public key stands in the configuration.
-        sites: Whom to invite.
+        sites: Whom to invite, all of them active in the roster.
         model: ``vector_digest`` of the global model.
         threads: How many threads take masks off; one a core if not given.
     """
@@ -97,6 +97,8 @@ class AggregatorSession:
         self._config_bytes, self._roster_bytes = config.encode(), roster
         self._config_hash = config_hash(self._config_bytes)
         self._roster = read_roster(roster, authority=authority)
+        for site in sites:
+            self._roster.key_of(site)
         self._model, self._threads = model, threads
         self._stage = 0
         self._asked: tuple[str, ...] = tuple(sorted(sites))
@@ -365,7 +367,7 @@ class AggregatorSession:
             role="server",
             result=vector_digest(mean_P),
         )
-        dropped = tuple(site for site in cohort.sites if site not in self._survivors)
+        dropped = tuple(sorted(set(cohort.sites) - set(self._survivors)))
         self._result = RoundSum(mean_P=mean_P, side=side, survivors=self._survivors, dropped=dropped, receipt=receipt)
         self._shares = None
 

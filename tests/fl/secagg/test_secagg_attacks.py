@@ -210,6 +210,15 @@ def test_a_configuration_about_another_roster_than_the_one_sent_is_refused() -> 
         federation.site_handles(federation.names[0], payload)
 
 
+def test_a_server_whose_roster_lacks_an_invited_site_says_so_before_asking_anybody() -> None:
+    federation = Federation(4)
+    federation.names.append("site-9999")
+    federation.settings["n_max"] = 5
+    with pytest.raises(errors.RosterSiteError, match="site-9999 is not in the roster") as caught:
+        federation.new_server()
+    assert caught.value.hint == "fl roster add site-9999 KEY, then fl roster sign"
+
+
 def test_a_message_of_one_site_cannot_come_from_another() -> None:
     federation = Federation(4)
     one, other = federation.names[:2]
