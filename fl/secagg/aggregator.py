@@ -296,10 +296,9 @@ class AggregatorSession:
             UnmaskError: If secrets cannot be rebuilt, or the sum lacks its check values.
         """
         answered = sorted(self._replies)
+        closings = (self._close_advertise, self._close_share, self._close_mask, self._close_agree, self._close_unmask)
         try:
-            (self._close_advertise, self._close_share, self._close_mask, self._close_agree, self._close_unmask)[
-                self._stage
-            ](answered)
+            closings[self._stage](answered)
         except SecAggError:
             self.abort()
             raise
