@@ -1,0 +1,345 @@
+"""Writes the parts of the reference that stand in the code already: keys, commands, errors, events.
+
+``python docs/make_reference.py`` brings the pages up to date; a test fails when one is not. Each part lies between two
+marks in its page, ``<!-- begin NAME -->`` and ``<!-- end NAME -->``; everything around them is written by hand.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import re
+import textwrap
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import typer
+from rich.text import Text
+
+from fl import console, errors
+from fl.cli import build
+from fl.config import field_docs
+from fl.errors import FLError
+from fl.rounds.config import RunConfig
+from fl.rounds.events import KINDS
+from fl.strategies.registry import STRATEGIES
+from fl.tasks import registry
+
+REFERENCE = Path(__file__).parent / "reference"
+
+FIELDS: Mapping[str, str] = {
+    "at": "`sites` or `centre`",
+    "attempt": "which try at the round, from 1",
+    "because": "why now, in words",
+    "clipped": "how many elements of updates were cut at `secagg.clip`",
+    "code": "one word for programs, see below",
+    "cohort": "who is asked, sorted",
+    "config_digest": "SHA-256 of `config.json`",
+    "deadline_s": "how long the attempt lasts at most",
+    "digest": "SHA-256 of the file",
+    "dropped": "sites that were lost on the way to the sum",
+    "fedfleet": "version that wrote it",
+    "fold_s": "seconds that the fold took",
+    "format": "version of the journal's format",
+    "host": "name of the machine",
+    "landed": "how many updates there are",
+    "line": "number of the line",
+    "metrics": "means over the examples, by name",
+    "missing": "sites of the cohort without an update",
+    "model_digest": "SHA-256 of the model that is sent out, or of the one that was made",
+    "num_examples": "how many examples are behind it, as sites say",
+    "online": "how many sites could have been asked",
+    "parameters": "how many numbers the model has",
+    "phase": "`initialise`, `train` or `evaluate`",
+    "pid": "number of the process",
+    "quorum": "how few updates still make the round",
+    "reason": "one line for people",
+    "receipt_digest": "SHA-256 of the round's receipt",
+    "report": "what the training cost: device, precision, samples per second, peak memory, seconds, energy",
+    "round": "number of the round, from 1; 0 for the initial model",
+    "rounds": "how many rounds are wanted",
+    "run": "name of the run",
+    "seed": "of the run, or of the round",
+    "site": "whose it is",
+    "sites": "how many sites answered, 1 for the centre; in `stage_closed`, which",
+    "size_bytes": "how large the update is, or what was cut off",
+    "source": "a path, or the site that made it",
+    "stage": "stage of secure aggregation",
+    "state_digests": "SHA-256 of each vector of the strategy's state, by name",
+    "status": "`completed`, `failed` or `stopped`",
+    "survivors": "whose updates are folded, sorted",
+    "waited_s": "seconds from the request to the reply",
+    "wanted": "the round closes when so many have answered",
+}
+"""What each field of an event means; a field that is not here cannot be written down."""
+
+WORDS: Mapping[Any, str] = {
+    int: "whole number",
+    float: "number",
+    str: "text",
+    bool: "true or false",
+    Path: "path",
+    types.NoneType: "",
+    Any: "anything",
+}
+
+
+def stale() -> list[Path]:
+    """Pages that do not say what the code says."""
+    return [path for path, text in _pages() if path.read_text(encoding="utf-8") != text]
+
+
+def main() -> None:
+    """Bring all pages up to date."""
+    for path, text in list(_pages()):
+        if path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+            console.say(f"wrote {path}")
+
+
+def _pages() -> Iterator[tuple[Path, str]]:
+    parts: dict[str, dict[str, Callable[[], str]]] = {
+        "run-file.md": {"tables": _run_file, "tasks": _tasks, "strategies": _strategies},
+        "commands.md": {"commands": _commands},
+        "exit-status.md": {"errors": _errors},
+        "journal.md": {"events": _events, "fields": _event_fields},
+    }
+    for name, made in parts.items():
+        text = (REFERENCE / name).read_text(encoding="utf-8")
+        for part, make in made.items():
+            begin, end = f"<!-- begin {part} -->\n", f"<!-- end {part} -->"
+            before, _, rest = text.partition(begin)
+            after = rest.partition(end)[2]
+            text = f"{before}{begin}\n{make().strip()}\n\n{end}{after}"
+        yield REFERENCE / name, text
+
+
+# ---- the run file ----
+
+
+def _run_file() -> str:
+    docs, hints = field_docs(RunConfig), typing.get_type_hints(RunConfig)
+    sections = []
+    for field in dataclasses.fields(RunConfig):
+        section = f"### `[{field.name}]`\n\n{_one_line(docs[field.name])}"
+        for hint in (hints[field.name], *typing.get_args(hints[field.name])):
+            if dataclasses.is_dataclass(hint):
+                section += f"\n\n{_keys(typing.cast(type, hint))}"
+        sections.append(section)
+    return "\n\n".join(sections)
+
+
+def _tasks() -> str:
+    sections = []
+    for name, path in sorted(registry.BUILT_IN.items()):
+        module, _, attribute = path.partition(":")
+        cls = getattr(__import__(module, fromlist=[attribute]), attribute)
+        sections.append(f"### `{name}`\n\n{_one_line(inspect.getdoc(cls) or '')}\n\n{_keys(cls)}")
+    return "\n\n".join(sections)
+
+
+def _strategies() -> str:
+    columns = ("strategy", "key", "type", "default", "range", "what it is")
+    rows = []
+    for name, cls in STRATEGIES.items():
+        keys = list(_key_rows(cls)) or [("–", "", "", "", "no options")]
+        rows += [(f"`{name}`" if number == 0 else "", *key) for number, key in enumerate(keys)]
+    return _table(columns, rows)
+
+
+def _keys(cls: type) -> str:
+    return _table(("key", "type", "default", "range", "what it is"), _key_rows(cls))
+
+
+def _key_rows(cls: type) -> Iterator[tuple[str, str, str, str, str]]:
+    docs, hints, ranges = field_docs(cls), typing.get_type_hints(cls), _ranges(cls)
+    for field in dataclasses.fields(cls):
+        default = "required" if _is_required(field) else _value(_default(field))
+        yield f"`{field.name}`", _type(hints[field.name]), default, ranges.get(field.name, ""), docs[field.name]
+
+
+def _ranges(cls: type) -> dict[str, str]:
+    """What ``__post_init__`` checks with ``check_range`` and ``check_share_or_count``, by key."""
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if "__post_init__" not in vars(base):
+            continue
+        tree = ast.parse(textwrap.dedent(inspect.getsource(vars(base)["__post_init__"])))
+        for call in ast.walk(tree):
+            if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or not call.args:
+                continue
+            name = call.args[0].value if isinstance(call.args[0], ast.Constant) else ""
+            key = str(name).rpartition(".")[2]
+            if call.func.id == "check_share_or_count":
+                found[key] = "a share above 0 and at most 1.0, or a count of at least 1"
+            elif call.func.id == "check_range":
+                bounds = (f"{_words(word.arg)} {_bound(word.value)}" for word in call.keywords)
+                found[key] = ", ".join(bounds) or "finite"
+    return found
+
+
+def _bound(node: ast.expr) -> str:
+    return f"`{node.attr}`" if isinstance(node, ast.Attribute) else ast.unparse(node).replace("_", " ")
+
+
+def _words(name: str | None) -> str:
+    return (name or "").replace("_", " ")
+
+
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def _value(value: Any) -> str:
+    """A value as TOML writes it."""
+    if value is None:
+        return "unset"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if isinstance(value, tuple):
+        return f"`{list(value)}`"
+    return f'`"{value}"`' if isinstance(value, str) else f"`{value}`"
+
+
+def _type(hint: Any) -> str:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return " or ".join(_value(argument) for argument in arguments)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(filter(None, map(_type, arguments)))
+    if origin in (tuple, list):
+        return f"list of {_type(arguments[0])}"
+    if origin is dict:
+        return f"{_type(arguments[1])}, by name"
+    return WORDS[hint]
+
+
+# ---- commands ----
+
+
+def _commands() -> str:
+    root = typer.main.get_command(build())
+    return "\n\n".join(_command(command, path) for command, path in _walk(root, "fl"))
+
+
+def _walk(command: click.Command, path: str) -> Iterator[tuple[click.Command, str]]:
+    yield command, path
+    if isinstance(command, click.Group):
+        for name in sorted(command.commands):
+            yield from _walk(command.commands[name], f"{path} {name}")
+
+
+def _command(command: click.Command, path: str) -> str:
+    context = click.Context(command, info_name=path, max_content_width=200)
+    pieces = [f"{'#' * (path.count(' ') + 2)} `{path}`", _plain(command.help)]
+    if isinstance(command, click.Group):
+        subs = sorted(command.commands.items())
+        listed = [(f"`{path} {name}`", _plain(sub.help).split("\n", 1)[0]) for name, sub in subs]
+        pieces.append(_table(("command", "what it does"), listed))
+    else:
+        usage = " ".join([path, *command.collect_usage_pieces(context)])
+        pieces.append(f"```\n{usage}\n```")
+    helps = _helps(command)
+    rows = [_parameter(parameter, helps) for parameter in command.params if parameter.name != "help"]
+    if rows:
+        pieces.append(_table(("argument or option", "default", "what it is"), rows))
+    return "\n\n".join(pieces)
+
+
+def _helps(command: click.Command) -> dict[str | None, str]:
+    """The help of each parameter, from the function: newer versions of click lose that of arguments."""
+    hints = typing.get_type_hints(inspect.unwrap(command.callback), include_extras=True) if command.callback else {}
+    said = {name: hint.__metadata__[0].help for name, hint in hints.items() if hasattr(hint, "__metadata__")}
+    return {
+        parameter.name: said.get(parameter.name or "") or getattr(parameter, "help", None) or ""
+        for parameter in command.params
+    }
+
+
+def _parameter(parameter: click.Parameter, helps: Mapping[str | None, str]) -> tuple[str, str, str]:
+    is_flag = isinstance(parameter, click.Option) and parameter.is_flag
+    names = ", ".join(parameter.opts) if isinstance(parameter, click.Option) else parameter.human_readable_name
+    if parameter.param_type_name == "option":
+        names = " / ".join([names, *parameter.secondary_opts])
+        if not is_flag:
+            names += f" {parameter.metavar or _kind(parameter.type)}"
+    default = parameter.default
+    if parameter.required:
+        shown = "required"
+    elif is_flag and parameter.secondary_opts:
+        shown = f"`{(parameter.opts if default else parameter.secondary_opts)[0]}`"
+    else:
+        shown = "" if default is None or is_flag else f"`{default}`"
+    return f"`{names}`", shown, _plain(helps[parameter.name])
+
+
+def _kind(kind: Any) -> str:
+    return (
+        "|".join(map(str, kind.choices)) if isinstance(kind, click.Choice) else kind.name.upper().removesuffix(" RANGE")
+    )
+
+
+def _plain(help_text: str | None) -> str:
+    """A help text without rich's markup."""
+    return Text.from_markup(inspect.cleandoc(help_text or "")).plain
+
+
+# ---- errors and events ----
+
+
+def _errors() -> str:
+    def rows(cls: type[FLError], depth: int) -> Iterator[tuple[str, str, str]]:
+        name = f"{'&nbsp;' * 4 * depth}`{cls.__name__}`"
+        meaning = "any error below" if cls is FLError else _one_line(inspect.getdoc(cls) or "")
+        yield name, str(cls.exit_status), meaning
+        for sub in cls.__subclasses__():
+            if sub.__module__ == errors.__name__:
+                yield from rows(sub, depth + 1)
+
+    return _table(("class", "status", "what happened"), rows(FLError, 0))
+
+
+def _events() -> str:
+    rows = []
+    for kind, cls in KINDS.items():
+        names = ", ".join(f"`{field.name}`" for field in dataclasses.fields(cls))
+        rows.append((f"`{kind}`", _one_line(inspect.getdoc(cls) or ""), names))
+    return _table(("event", "what it says", "fields"), rows)
+
+
+def _event_fields() -> str:
+    kinds: dict[str, dict[str, None]] = {}  # a field may have another type in another event
+    for cls in KINDS.values():
+        for name, hint in typing.get_type_hints(cls).items():
+            kinds.setdefault(name, {})[_type(hint)] = None
+    if unsaid := kinds.keys() - FIELDS.keys():
+        raise ValueError(f"say in FIELDS of {__file__} what these are: {', '.join(sorted(unsaid))}")
+    rows = [(f"`{name}`", " or ".join(kinds[name]), FIELDS[name]) for name in sorted(kinds)]
+    return _table(("field", "type", "what it is"), rows)
+
+
+# ---- Markdown ----
+
+
+def _table(columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [columns, ("---",) * len(columns), *rows]
+    return "\n".join(
+        f"| {' | '.join(_one_line(cell).replace('|', chr(92) + '|') for cell in line)} |" for line in lines
+    )
+
+
+def _one_line(text: str) -> str:
+    return re.sub(r"\s+", " ", text.replace("``", "`")).strip()
+
+
+if __name__ == "__main__":
+    main()
