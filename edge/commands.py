@@ -27,11 +27,15 @@ def run(
     data_dir: Annotated[Path | None, typer.Option(help="Where the site's own data lies.")] = None,
     partition_id: Annotated[int, typer.Option(help="Without data: the site's part of the common data.")] = 0,
     num_partitions: Annotated[int, typer.Option(help="Without data: in how many parts it is cut.")] = 1,
+    authority: Annotated[
+        Path | None, typer.Option(help="The roster authority's public key, for secure aggregation.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Compute threads of each of its processes.")] = None,
 ) -> None:
     """Run one site's SuperNode and its executor until interrupted.
 
-    The site makes its own key; its public half, HOME/node.pub, has to be registered at the SuperLink.
+    The site makes its own keys. The public half of one, HOME/node.pub, has to be registered at the SuperLink; with
+    --authority that of the other, HOME/identity.pub, has to be signed into the roster.
     """
     from edge import supernode
 
@@ -43,6 +47,7 @@ def run(
         data_dir=data_dir,
         partition_id=partition_id,
         num_partitions=num_partitions,
+        authority=authority,
         threads=threads,
     )
     # Asked politely to end is the same as Ctrl-C: the SuperNode says goodbye first.

@@ -22,12 +22,15 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fl import ports, processes
 from fl.config import check_range
 from fl.errors import ConfigError
 from fl.files import Lock, write_atomic
 from fl.processes import Group, Restart
+from fl.rounds import secure_site
+from fl.secagg.storage import read_identity, read_public_key, write_private_key
 
 SUPERNODE = "supernode"
 EXECUTOR = "executor"
@@ -66,6 +69,9 @@ class SiteConfig:
     num_partitions: int = 1
     """Without a ``data_dir``: into how many parts the common data is cut."""
 
+    authority: Path | None = None
+    """Public key of the roster authority, pinned for secure aggregation; without it the site takes no part in it."""
+
     threads: int | None = None
     """Compute threads of each of the site's processes; ``None`` leaves the choice to them."""
 
@@ -82,8 +88,11 @@ class SiteConfig:
             raise ConfigError(f"no such file: {self.ca}", hint="--ca names the SuperLink's certificate authority")
         if self.data_dir is not None and not self.data_dir.is_dir():
             raise ConfigError(f"no such directory: {self.data_dir}")
-        if "'" in str(self.data_dir) or '"' in str(self.data_dir):
-            raise ConfigError(f"data directory {self.data_dir} has a quote in its name, which Flower cannot take")
+        if self.authority is not None and not self.authority.is_file():
+            raise ConfigError(f"no such file: {self.authority}", hint="--authority names the roster authority's key")
+        for path in (self.data_dir, self.home):
+            if "'" in str(path) or '"' in str(path):
+                raise ConfigError(f"directory {path} has a quote in its name, which Flower cannot take")
 
     @property
     def keys(self) -> Path:
@@ -94,6 +103,16 @@ class SiteConfig:
     def public_key(self) -> Path:
         """The node's public key, PEM, to be registered at the SuperLink."""
         return self.home / "node.pub"
+
+    @property
+    def secagg(self) -> Path:
+        """Directory of the site's part in secure aggregation: ``fl.rounds.secure_site.SecureSite``."""
+        return self.home / "secagg"
+
+    @property
+    def public_identity(self) -> Path:
+        """The identity's public key, in hexadecimal, to be signed into the roster."""
+        return self.home / "identity.pub"
 
     @property
     def address(self) -> tuple[str, int]:
@@ -175,9 +194,31 @@ def make_keys(config: SiteConfig) -> None:
         key = serialization.load_ssh_private_key(path.read_bytes(), password=None)
     except ValueError as err:
         raise ConfigError(f"{path} is no private key: {err}", hint="remove it to have a new one made") from err
+    if config.authority is not None:
+        _make_identity(config, config.authority)
     public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     write_atomic(config.public_key, public)
     write_atomic(config.keys / "executor.secret", secrets.token_bytes(32), mode=0o600)
+
+
+def _make_identity(config: SiteConfig, authority: Path) -> None:
+    """Make the key that signs for this site in secure aggregation, if it is not there, and pin the authority's.
+
+    Raises:
+        ConfigError: If another authority was pinned before.
+    """
+    config.secagg.mkdir(mode=0o700, exist_ok=True)
+    key, pinned = config.secagg / secure_site.IDENTITY, config.secagg / secure_site.AUTHORITY
+    if not key.exists():
+        write_private_key(key, Ed25519PrivateKey.generate())
+    named = read_public_key(str(authority)).hex()
+    if pinned.exists() and read_public_key(str(pinned)).hex() != named:
+        raise ConfigError(
+            f"{authority} is not the roster authority that this site has pinned",
+            hint=f"compare both with the operator's before you remove {pinned}",
+        )
+    write_atomic(pinned, named + "\n")
+    write_atomic(config.public_identity, read_identity(key, config.name).public.hex() + "\n")
 
 
 def node_config(config: SiteConfig) -> str:
@@ -189,6 +230,8 @@ def node_config(config: SiteConfig) -> str:
     }
     if config.data_dir is not None:
         values["data-dir"] = str(config.data_dir.resolve())
+    if config.authority is not None:
+        values["secagg-dir"] = str(config.secagg.resolve())
     return " ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items())
 
 

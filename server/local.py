@@ -31,7 +31,7 @@ from fl.config import check_range
 from fl.errors import BusyError, JournalError, UnreachableError
 from fl.files import Lock, write_atomic
 from fl.processes import Group, Restart
-from server import certificates, shards, superlink
+from server import certificates, secure, shards, superlink
 
 if TYPE_CHECKING:
     from server.control import Control
@@ -108,6 +108,11 @@ class LocalFederation:
         """Directory of the runs' journals."""
         return self.home / "runs"
 
+    @property
+    def secagg(self) -> Path:
+        """Directory of the server's part in secure aggregation."""
+        return self.home / "keys" / "secagg"
+
     def __enter__(self) -> LocalFederation:
         with contextlib.ExitStack() as ends:
             self._start(ends)
@@ -161,13 +166,15 @@ class LocalFederation:
         env = processes.environment(home=home / "flower")
         superlink.start(self._group, home=home / "superlink", port=port, files=files, env=env)
         names = [f"site-{number}" for number in range(1, self.config.sites + 1)]
+        authority = secure.begin(self.secagg)
         for number, name in enumerate(names):
-            self._start_site(name, number, port, files)
+            self._start_site(name, number, port, files, authority)
         if self.config.data is not None:  # while the processes start
             directories = [self._site_home(name) / "data" for name in names]
             self._examples = shards.write(self.config.data, directories)
         self._wait(lambda: superlink.is_healthy(port, files.ca), "the start of the SuperLink")
         self._register(names, f"{superlink.HOST}:{port}", files.ca, ends)
+        secure.sign(self.secagg, {name: self._site_home(name) / "identity.pub" for name in names})
         superlink.start_executor(self._group, home=home / "superlink", port=port, files=files, env=env)
         self._wait(self._all_online, "bringing all sites online", tick_s=0.3)
         write_atomic(home / "federation.json", json.dumps(self.as_dict(), indent=2), mode=0o600)
@@ -180,21 +187,25 @@ class LocalFederation:
             "home": str(self.home),
             "address": self.control.address,
             "ca": str(self.home / "keys" / "ca.crt"),
+            "secagg": str(self.secagg),
             "task": self.config.data.task if self.config.data else None,
             "sites": [{"name": name, "node_id": node_id} for name, node_id in self.sites.items()],
         }
 
-    def _start_site(self, name: str, number: int, port: int, files: certificates.Files) -> None:
+    def _start_site(self, name: str, number: int, port: int, files: certificates.Files, authority: Path) -> None:
         """A process that knows only what a site may know: it makes its own key and runs its SuperNode."""
         home = self._site_home(name)
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (home / "node.pub").unlink(missing_ok=True)
-        shutil.rmtree(home / "keys", ignore_errors=True)
-        shutil.rmtree(home / "data", ignore_errors=True)
+        for public in ("node.pub", "identity.pub"):
+            (home / public).unlink(missing_ok=True)
+        for earlier in ("keys", "secagg", "data"):
+            shutil.rmtree(home / earlier, ignore_errors=True)
         self._group.erase(home / "keys")
+        self._group.erase(home / "secagg" / "identity.key")
         argv = [
             *(sys.executable, "-m", "fl.cli", "site", "run", "--name", name, "--home", str(home)),
             *("--superlink", f"{superlink.HOST}:{port}", "--ca", str(files.ca)),
+            *("--authority", str(authority)),
             *("--partition-id", str(number), "--num-partitions", str(self.config.sites)),
             *("--threads", str(max(1, (os.cpu_count() or 1) // self.config.sites))),
         ]
@@ -215,7 +226,7 @@ class LocalFederation:
         for run in self.control.runs():
             if not run.is_finished:
                 self.control.stop(run.run_id)
-        keys = {name: self._site_home(name) / "node.pub" for name in names}
+        keys = {name: self._site_home(name) / "node.pub" for name in names}  # written after identity.pub
         self._wait(lambda: all(key.exists() for key in keys.values()), "making the sites' keys")
         for name, key in keys.items():
             self.sites[name] = self.control.register_node(key.read_bytes(), name=name)
@@ -252,6 +263,15 @@ def read(home: Path) -> Mapping[str, Any]:
     if not _is_alive(facts["pid"]):
         raise not_running
     return dict(facts)
+
+
+def secagg_of(home: Path) -> Path:
+    """Where the federation of a home has its part in secure aggregation.
+
+    Raises:
+        UnreachableError: If no federation runs there.
+    """
+    return Path(str(read(home)["secagg"]))
 
 
 def connect(home: Path) -> Control:

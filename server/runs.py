@@ -54,8 +54,10 @@ clientapp = "fl.flower.client_app:app"
 
 [tool.flwr.app.config]
 journal = ""
+secagg = ""
 """
 JOURNAL_KEY = "journal"
+SECAGG_KEY = "secagg"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -141,12 +143,13 @@ def read_run_file(path: Path) -> RunConfig:
     return config
 
 
-def submit(control: Control, journal: Path, *, beside: Path | None = None) -> Submitted:
+def submit(control: Control, journal: Path, *, secagg: Path | None = None, beside: Path | None = None) -> Submitted:
     """Have the federation take up a journal, from the start or from where it stands.
 
     Args:
         control: The federation.
         journal: Its directory.
+        secagg: Directory of the server's part in secure aggregation.
         beside: Directory with the module of a task of one's own; it travels with the run.
 
     Raises:
@@ -159,11 +162,12 @@ def submit(control: Control, journal: Path, *, beside: Path | None = None) -> Su
         files |= _own_module(name, journal / "app" if (journal / "app").is_dir() else beside)
         _keep(files, journal / "app")
     lines = len(read(journal))
-    run_id = control.start_run(bundle.from_files(files), {JOURNAL_KEY: str(journal.resolve())})
+    places = {JOURNAL_KEY: str(journal.resolve()), SECAGG_KEY: str(secagg.resolve()) if secagg else ""}
+    run_id = control.start_run(bundle.from_files(files), places)
     return Submitted(run_id, journal, lines)
 
 
-def resume(control: Control, journal: Path) -> Submitted:
+def resume(control: Control, journal: Path, *, secagg: Path | None = None) -> Submitted:
     """Continue a run at the point where it ended.
 
     Raises:
@@ -175,7 +179,7 @@ def resume(control: Control, journal: Path) -> Submitted:
     for run in control.runs():
         if run.config.get(JOURNAL_KEY) == str(journal.resolve()) and not run.is_finished:
             raise BusyError(f"{journal} is running", hint=f"fl run stop {journal.name}")
-    return submit(control, journal)
+    return submit(control, journal, secagg=secagg)
 
 
 def follow(control: Control, submitted: Submitted, *, tick: Callable[[], None]) -> Iterator[Record]:

@@ -11,24 +11,22 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 import time
 from collections.abc import Callable, MutableMapping
 from pathlib import Path
 
 import numpy as np
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from fl.arrays import F32, Arrays, Layout, flat_blocks
-from fl.errors import FLError
 from fl.files import write_atomic
 from fl.rounds.port import Failure, Reply, Request
 from fl.secagg.config import schema_hash
-from fl.secagg.errors import SecAggError
-from fl.secagg.identity import Identity
+from fl.secagg.driver import SiteFiles, answer
 from fl.secagg.local import LocalModel, LocalUpdate
 from fl.secagg.policy import SitePolicy
-from fl.secagg.site import SiteSession
-from fl.secagg.storage import load_ledger, read_identity, read_public_key, save_ledger
+from fl.secagg.storage import read_identity, read_public_key
 from fl.secagg.vectors import vector_digest
 
 IDENTITY, AUTHORITY, POLICY, LEDGER = "identity.key", "authority.pub", "policy.toml", "ledger.json"
@@ -77,42 +75,31 @@ def answer_securely(
     asked = hashlib.sha256(payload).digest()
     if memory.get("asked") == asked:
         return Reply(site=site, request=request, payload=memory["answer"])
+    if request.stage != "advertise" and "session" not in memory:
+        failure = Failure(code="session_lost", reason="this site was restarted since the round began")
+        return Reply(site=site, request=request, failure=failure)
     directory = secure.directory
-    identity = read_identity(directory / IDENTITY, site)
-    policy_path, ledger_path = directory / POLICY, directory / LEDGER
-    ledger = load_ledger(ledger_path)
-    session = SiteSession(
-        identity,
-        policy=SitePolicy.from_file(policy_path) if policy_path.exists() else SitePolicy(),
-        ledger=ledger,
+    policy = directory / POLICY
+    files = SiteFiles(
+        site=site,
+        key=directory / IDENTITY,
+        ledger=directory / LEDGER,
         authority=read_public_key(str(directory / AUTHORITY)),
-        now_s=time.time(),
-        random=os.urandom,
-        threads=1,
+        policy=SitePolicy.from_file(policy) if policy.exists() else SitePolicy(),
     )
-    key = _sealing_key(identity)
-    if request.stage != "advertise":
-        if "session" not in memory:
-            failure = Failure(code="session_lost", reason="this site was restarted since the round began")
-            return Reply(site=site, request=request, failure=failure)
-        session.open(key, memory["session"])
-    model = _local_model(arrays, train) if request.stage == "mask" and arrays is not None else None
-    try:
-        reply = session.answer(payload, model=model)
-    except FLError as err:
-        memory.clear()
-        if isinstance(err, SecAggError):
-            raise
-        return Reply(site=site, request=request, failure=Failure(code="task_failed", reason=err.message))
-    finally:
-        save_ledger(ledger_path, ledger)
-    memory.clear()
-    if not reply.refused:
-        if session.stage != "over":
-            memory["session"] = session.seal(key)
-        if reply.vector is None:
-            memory["asked"], memory["answer"] = asked, reply.payload
-    session.erase()
+    sealed = memory.get("session")
+    memory.clear()  # whatever happens now, this stage is not answered from the same session again
+    reply, session = answer(
+        files,
+        payload,
+        sealed=sealed,
+        state_key=_sealing_key(files),
+        model=_local_model(arrays, train) if request.stage == "mask" and arrays is not None else None,
+    )
+    if not reply.refused and reply.receipt is None:
+        memory["session"] = session
+    if not reply.refused and reply.vector is None:
+        memory["asked"], memory["answer"] = asked, reply.payload
     if reply.receipt:
         _keep_receipt(directory / "receipts", request, reply.receipt)
     return Reply(site=site, request=request, payload=reply.payload, vector=reply.vector)
@@ -124,12 +111,9 @@ def _local_model(arrays: Arrays, train: Callable[[Arrays], LocalUpdate]) -> Loca
     return LocalModel(digest=vector_digest(vector_P), schema=schema_hash(layout.entries), train=lambda: train(arrays))
 
 
-def _sealing_key(identity: Identity) -> bytes:
+def _sealing_key(files: SiteFiles) -> bytes:
     """The key under which sessions of this site are sealed; whoever has it has the identity key."""
-    from cryptography.hazmat.primitives.hashes import SHA256
-    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-
-    secret = identity.key.private_bytes_raw()
+    secret = read_identity(files.key, files.site).key.private_bytes_raw()
     return HKDF(algorithm=SHA256(), length=32, salt=None, info=b"fedfleet sealed session").derive(secret)
 
 

@@ -51,7 +51,7 @@ def start(
         config = runs.read_run_file(file)
         with local.connect(where) as control:
             journal = runs.create(where.resolve() / "runs", config)
-            submitted = runs.submit(control, journal, beside=file.resolve().parent)
+            submitted = runs.submit(control, journal, secagg=local.secagg_of(where), beside=file.resolve().parent)
             _follow(control, submitted, follow=follow, as_json=as_json)
         return
     assert app_directory is not None
@@ -83,7 +83,7 @@ def resume(
     if not journal.exists() and (where / "runs" / journal).exists():
         journal = where / "runs" / journal
     with local.connect(where) as control:
-        _follow(control, runs.resume(control, journal), follow=follow, as_json=as_json)
+        _follow(control, runs.resume(control, journal, secagg=local.secagg_of(where)), follow=follow, as_json=as_json)
 
 
 @app.command("list")

@@ -153,7 +153,7 @@ def test_a_round_says_how_far_it_is(after, state):
 
 
 def test_the_demo_is_compared_with_central_training_on_the_centres_data():
-    config = demo.run_config(sites=3, rounds=2, seed=5)
+    config = demo.run_config(sites=3, rounds=2, seed=5, secagg=True)
     assert config.evaluation.centre_every == 1
     assert config.round.min_online == 3
     pytest.importorskip("torch")
