@@ -86,7 +86,7 @@ def test_two_runs_of_one_second_get_journals_of_their_own(tmp_path):
 def test_flower_is_given_an_app_that_names_the_journal(superlink, journal):
     submitted = runs.submit(superlink, journal)
     bundle, changes = superlink.submitted[0]
-    assert changes == {"journal": str(journal)}
+    assert changes == {"journal": str(journal), "secagg": ""}
     with zipfile.ZipFile(io.BytesIO(bundle)) as archive:
         project = archive.read("pyproject.toml").decode()
     assert "fl.flower.server_app:app" in project
