@@ -55,7 +55,7 @@ FIELDS: Mapping[str, str] = {
     "num_examples": "how many examples are behind it, as sites say",
     "online": "how many sites could have been asked",
     "parameters": "how many numbers the model has",
-    "phase": "`initialise`, `train` or `evaluate`",
+    "phase": "`initialise`, `train`, `evaluate` or `secagg`",
     "pid": "number of the process",
     "quorum": "how few updates still make the round",
     "reason": "one line for people",
