@@ -8,6 +8,7 @@ has no journal, only Flower's log.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import time
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from fl.config import unknown
 from fl.errors import BusyError, ConfigError, FLError, JournalError, RunError, UnreachableError
+from fl.files import Lock
 from fl.rounds import events
 from fl.rounds.config import RunConfig, options
 from fl.rounds.journal import Journal, Reader, load_config, load_state, read
@@ -131,10 +133,13 @@ def read_run_file(path: Path) -> RunConfig:
         ConfigError: If it cannot be used, naming the key.
     """
     from fl.flower.strategy import folding_for
+    from fl.rounds.secure import check_folding
 
     config = RunConfig.from_file(path)
     config = dataclasses.replace(config, task=_checked_task(config.task, path.resolve().parent))
-    folding_for(config.strategy)
+    folding = folding_for(config.strategy)
+    if config.secagg:
+        check_folding(folding, config.strategy["name"])
     if config.run.initial_model:
         model = (path.parent / config.run.initial_model).resolve()
         if not model.is_file():
@@ -178,8 +183,24 @@ def resume(control: Control, journal: Path, *, secagg: Path | None = None) -> Su
         raise JournalError(f"the run of {journal} is complete", hint=f"fl report {journal}")
     for run in control.runs():
         if run.config.get(JOURNAL_KEY) == str(journal.resolve()) and not run.is_finished:
-            raise BusyError(f"{journal} is running", hint=f"fl run stop {journal.name}")
+            # Flower needs a minute to notice that a server process is gone; the journal's lock knows at once.
+            with _unless_running(journal):
+                control.stop(run.run_id)
     return submit(control, journal, secagg=secagg)
+
+
+@contextlib.contextmanager
+def _unless_running(journal: Path) -> Iterator[None]:
+    """Hold the journal's lock, so that no server process has it.
+
+    Raises:
+        BusyError: If one has.
+    """
+    try:
+        with Lock(journal / "lock"):
+            yield
+    except BusyError as err:
+        raise BusyError(f"{journal} is running", hint=f"fl run stop {journal.name}") from err
 
 
 def follow(control: Control, submitted: Submitted, *, tick: Callable[[], None]) -> Iterator[Record]:

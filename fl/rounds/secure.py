@@ -73,6 +73,19 @@ class Credentials:
         return cls(identity=read_identity(directory / IDENTITY, "aggregator"), roster=roster, authority=authority)
 
 
+def check_folding(folding: Folding, name: str) -> None:
+    """Refuse a strategy that needs more than the mean of the updates.
+
+    Raises:
+        ConfigError: Naming it.
+    """
+    if not (isinstance(folding, Streaming) and isinstance(folding.strategy, FedAvg)):
+        raise ConfigError(
+            f"strategy {name} looks at each site's update, which secure aggregation hides",
+            hint="use fedavg, fedprox, fedavgm, fedadam, fedyogi or fedadagrad, or leave out [secagg]",
+        )
+
+
 class SecureCollecting:
     """The server's side of secure aggregation, for a strategy that needs no more than the mean."""
 
@@ -80,11 +93,7 @@ class SecureCollecting:
         self, exchange: Exchange, folding: Folding, config: RunConfig, credentials: Credentials | None
     ) -> None:
         assert config.secagg
-        if not (isinstance(folding, Streaming) and isinstance(folding.strategy, FedAvg)):
-            raise ConfigError(
-                f"strategy {config.strategy['name']} looks at each site's update, which secure aggregation hides",
-                hint="use fedavg, fedprox, fedavgm, fedadam, fedyogi or fedadagrad, or leave out [secagg]",
-            )
+        check_folding(folding, config.strategy["name"])
         if credentials is None:
             raise ConfigError(
                 "the run file has [secagg], but this server has neither roster nor key for it",
