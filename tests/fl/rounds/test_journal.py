@@ -78,16 +78,15 @@ def test_a_bit_flip_in_the_last_line_is_a_torn_tail(tmp_path: Path) -> None:
     assert resume(directory) == resume(make(tmp_path / "other"))
 
 
-@given(data=st.data())
+@given(place=st.integers(min_value=0, max_value=2**32), bit=st.integers(min_value=0, max_value=7))
 def test_a_bit_flip_anywhere_else_is_refused_with_its_line(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+    tmp_path_factory: pytest.TempPathFactory, place: int, bit: int
 ) -> None:
     directory = make(tmp_path_factory.mktemp("flip") / "run")
     content = bytearray((directory / EVENTS).read_bytes())
     last_line = content[:-1].rfind(b"\n")
-    position = data.draw(st.integers(min_value=0, max_value=last_line - 1))
+    position = place % last_line  # times stand in the lines, so their lengths differ from call to call
     line = content[:position].count(b"\n") + 1
-    bit = data.draw(st.integers(min_value=0, max_value=7))
     content[position] ^= 1 << bit
     (directory / EVENTS).write_bytes(content)
     # A flipped newline joins two lines; a flip in the number of the format is still a damaged line.
