@@ -195,8 +195,15 @@ def test_a_complete_run_is_not_resumed(superlink, journal):
 
 def test_a_running_run_is_not_resumed(superlink, journal):
     runs.submit(superlink, journal)
-    with pytest.raises(BusyError, match="is running"):
+    with Journal(journal), pytest.raises(BusyError, match="is running"):
         runs.resume(superlink, journal)
+
+
+def test_a_run_whose_server_process_is_gone_is_resumed_before_flower_has_noticed(superlink, journal):
+    first = runs.submit(superlink, journal)
+    second = runs.resume(superlink, journal)
+    assert second.run_id != first.run_id
+    assert [run.run_id for run in superlink.runs() if not run.is_finished] == [second.run_id]
 
 
 def test_a_directory_that_is_no_journal_is_not_resumed(superlink, tmp_path):
