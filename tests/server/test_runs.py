@@ -291,8 +291,8 @@ def test_paths_of_a_run_file_start_at_the_run_file(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "complaint"),
     [
-        (RUN_FILE.replace("target", "targte"), "unknown key task.targte"),
-        (RUN_FILE.replace("tabular", "tabluar"), "unknown task tabluar"),
+        (RUN_FILE.replace("target", "targetx"), "unknown key task.targetx"),
+        (RUN_FILE.replace("tabular", "tabularr"), "unknown task tabularr"),
         (RUN_FILE + '[strategy]\nname = "fedavgg"\n', "unknown strategy fedavgg"),
         (RUN_FILE + '[strategy]\nname = "fedadam"\nbeta_1 = 1.0\n', "strategy.beta_1 is 1.0, must be below 1"),
         (RUN_FILE + '[secagg]\n[strategy]\nname = "median"\n', "median looks at each site's update"),
