@@ -54,15 +54,19 @@ class Tiles:
     where: slice
     """Which elements of the vectors."""
 
+    gives_back: bool = True
+    """Whether pages are given back at once; of few updates they may stay until a larger piece is read."""
+
     def read(self, chosen: Iterable[int] | None = None) -> Iterator[F32]:
         """The tile of each update (or of the chosen ones, by number), ``(T,)``, valid until the next is asked for.
 
-        An update's pages are given back before the next one is touched. So few are mapped at a time whatever the
-        number of sites; newer kernels map up to 2 MiB around the first byte that is read.
+        An update's pages are given back before the next one is touched, so that few are mapped at a time whatever the
+        number of sites: newer kernels map up to 2 MiB around the first byte that is read.
         """
         for i in range(len(self.updates)) if chosen is None else chosen:
             yield self.updates[i].vector_P[self.where]
-            self.updates[i].release()
+            if self.gives_back:
+                self.updates[i].release()
 
     def copy_to(self, rows_NT: F32) -> None:
         """All tiles at once, for rules that have to compare them."""

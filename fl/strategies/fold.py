@@ -3,7 +3,8 @@
 Updates are folded in site order, so the result does not depend on when they arrived; elements are
 independent of each other, so it does not depend on threads; and what a strategy measures over whole updates
 is summed in the order of the blocks. Memory is bounded whatever the number of sites and parameters: a few
-blocks of the result and their scratch memory, and the pages of one tile of one update for each thread.
+blocks of the result and their scratch memory, and the pages of one tile of one update for each thread, or of
+``KEPT_BYTES`` where updates are few.
 
 Shape letters: P parameters, B elements of a block, T elements of a tile, R rows of scratch memory.
 """
@@ -29,14 +30,17 @@ V = TypeVar("V")
 BLOCK_ELEMENTS = 1 << 20
 """B: how much of the model is yielded at a time (4 MiB), and what one thread works on."""
 
-TILE_ELEMENTS = 1 << 18
-"""The largest T: longer tiles would spend less on calls, but fall out of the processor's cache."""
+TILE_ELEMENTS = 1 << 19
+"""The largest T (2 MiB, what a kernel maps at once): with shorter tiles, mapping costs more than the cache saves."""
 
 TILE_STEP = 1 << 10
 """The smallest T, and what others are multiples of."""
 
 SCRATCH_BYTES = 4 << 20
 """Scratch memory of one thread, which should stay in the processor's cache."""
+
+KEPT_BYTES = 64 << 20
+"""Updates that are this small together, a block for each thread, stay mapped until the block's end: that is faster."""
 
 SPARE_SLOTS = 2
 """Pieces of memory besides those of the threads: one for the block that the caller has, one for the next in line."""
@@ -110,7 +114,7 @@ def _fold(
         block = FoldedBlock(where.start, next_B, dict(zip(strategy.state_names, state_B, strict=True)))
         for name, vector_B in block.state.items():
             np.copyto(vector_B, state[name][where] if state else np.float32(strategy.initial_state(name)))
-        for tiles, scratch_RT in _tiles(updates, where, scratch):
+        for tiles, scratch_RT in _tiles(updates, where, scratch, threads):
             inside = slice(tiles.where.start - where.start, tiles.where.stop - where.start)
             rule(tiles, next_B[inside], scratch_RT)
             state_T = {name: vector_B[inside] for name, vector_B in block.state.items()}
@@ -134,7 +138,7 @@ class _Scan:
         def work(where: slice, scratch: F32) -> F64:
             # A hostile update may hold numbers as large as a float goes: their distances are inf, and no warning.
             with np.errstate(over="ignore", invalid="ignore"):
-                return _sum(measure(*tile) for tile in _tiles(self.updates, where, scratch))
+                return _sum(measure(*tile) for tile in _tiles(self.updates, where, scratch, self.threads))
 
         size = self.updates[0].vector_P.size
         scratch = _scratch(self.threads + SPARE_SLOTS, scratch_rows)
@@ -147,12 +151,14 @@ def _scratch(slots: int, rows: int) -> F32:
     return np.empty((slots, rows, max(TILE_STEP, min(TILE_ELEMENTS, fitting) // TILE_STEP * TILE_STEP)), np.float32)
 
 
-def _tiles(updates: Sequence[Update], block: slice, scratch_RT: F32) -> Iterator[tuple[Tiles, F32]]:
+def _tiles(updates: Sequence[Update], block: slice, scratch_RT: F32, threads: int) -> Iterator[tuple[Tiles, F32]]:
     """Each tile of a block, with as much contiguous scratch memory."""
     rows, length = scratch_RT.shape
+    are_few = 4 * len(updates) * (block.stop - block.start) <= KEPT_BYTES // threads
     for where in _spans(block.start, block.stop, length):
         size = where.stop - where.start
-        yield Tiles(updates, where), scratch_RT.reshape(-1)[: rows * size].reshape(rows, size)
+        tiles = Tiles(updates, where, gives_back=where.stop == block.stop or not are_few)
+        yield tiles, scratch_RT.reshape(-1)[: rows * size].reshape(rows, size)
 
 
 def _in_order(work: Callable[..., V], size: int, slots: Iterable[tuple[F32, ...]], threads: int) -> Iterator[V]:
