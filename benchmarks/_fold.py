@@ -128,8 +128,13 @@ def _copy(source_P: F32, target_P: F32) -> None:
     """Copy the vector as often as there are updates."""
     threads = usable_threads()
     pieces = zip(np.array_split(target_P, threads), np.array_split(source_P, threads), strict=True)
+
+    def copy_piece(piece: tuple[F32, F32]) -> None:
+        for _ in range(SITES):
+            np.copyto(*piece)
+
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda piece: [np.copyto(*piece) for _ in range(SITES)], pieces))
+        list(pool.map(copy_piece, pieces))
 
 
 def _flower_rate(name: str, updates: list[Update]) -> float:
