@@ -28,7 +28,8 @@ from flwr.supernode.fleet_http_connection import http_request_response
 from benchmarks._table import Row
 from fl.arrays import Layout, write_arrays
 from fl.flower import records
-from fl.processes import environment, free_port, program
+from fl.ports import free_port
+from fl.processes import environment, program
 from fl.rounds.journal import Journal
 from fl.rounds.port import Reply, Request
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from fl.arrays import F32, ArrayFile, ArrayWriter, Layout, file_digest
+from fl.arrays import F32, ArrayFile, ArrayWriter, Layout, is_intact
 from fl.errors import JournalError
 from fl.metrics import weighted_mean
 from fl.rounds import events, spool
@@ -125,7 +125,7 @@ def verify(journal: Journal) -> None:
         expected |= {file_name(name): digest for name, digest in committed.state_digests.items()}
     for name, digest in expected.items():
         path = round_directory(journal.directory, number) / name
-        if not path.exists() or file_digest(path) != digest:
+        if not path.exists() or not is_intact(path, digest):
             what = "its digest does not match the journal" if path.exists() else "it is missing"
             raise JournalError(
                 f"the checkpoint {path} is damaged: {what}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -29,6 +30,10 @@ class Collected:
 class Collecting(Protocol):
     """One way to collect."""
 
+    def left_out(self, number: int, sites: Sequence[str]) -> Mapping[str, str]:
+        """Which of these sites are not to be asked in a round, and why."""
+        ...
+
     def __call__(self, opened: events.RoundOpened, *, resumed: bool) -> Collected:
         """Collect until the attempt is over.
 
@@ -44,6 +49,10 @@ class PlainCollecting:
 
     def __init__(self, exchange: Exchange, folding: Folding) -> None:
         self.exchange, self.folding, self.journal = exchange, folding, exchange.journal
+
+    def left_out(self, number: int, sites: Sequence[str]) -> Mapping[str, str]:
+        """None of them."""
+        return {}
 
     def __call__(self, opened: events.RoundOpened, *, resumed: bool) -> Collected:
         """See ``Collecting``."""
@@ -86,7 +95,7 @@ class PlainCollecting:
             raise spool.UnusableError("no_examples", f"{reply.num_examples} examples were trained on")
         self.journal.round_directory(request.round)
         path = spool.update_path(self.journal.directory, request.round, reply.site)
-        _, digest = spool.spool(path, reply.arrays or {}, layout)
+        _, digest = spool.spool(path, reply.arrays or {}, layout, algorithm="crc32")
         self.journal.append(
             events.UpdateLanded(
                 round=request.round,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fl.arrays import F32, ArrayFile, Arrays, Layout, file_digest, flat_blocks, write_arrays
+from fl.arrays import F32, Algorithm, ArrayFile, Arrays, Layout, flat_blocks, is_intact, write_arrays
 from fl.errors import FLError, JournalError
 from fl.rounds.journal import Journal, round_directory
 from fl.rounds.port import Failure
@@ -38,16 +38,17 @@ class UnusableError(FLError):
         self.failure = Failure(code=code, reason=reason)
 
 
-def spool(path: Path, arrays: Arrays, layout: Layout | None) -> tuple[Layout, str]:
+def spool(path: Path, arrays: Arrays, layout: Layout | None, *, algorithm: Algorithm = "sha256") -> tuple[Layout, str]:
     """Write arrays to a file, checking them on the way.
 
     Args:
         path: Where to.
         arrays: What a site sent.
         layout: What it must look like; ``None`` takes it as it is.
+        algorithm: Of the digest. An update lives for a round and needs no more than to be found damaged.
 
     Returns:
-        The layout and the file's SHA-256.
+        The layout and the file's digest.
 
     Raises:
         UnusableError: If a parameter is missing, superfluous, of another shape, or not finite.
@@ -58,7 +59,7 @@ def spool(path: Path, arrays: Arrays, layout: Layout | None) -> tuple[Layout, st
         raise UnusableError("wrong_shape", difference)
     if not found.size:
         raise UnusableError("no_parameters", "there are no parameters in it")
-    return found, write_arrays(path, found, _finite_blocks(arrays))
+    return found, write_arrays(path, found, _finite_blocks(arrays), algorithm=algorithm)
 
 
 def drop_unnamed(journal: Journal) -> None:
@@ -76,7 +77,7 @@ def damaged(journal: Journal, number: int) -> Iterator[tuple[Landed, str]]:
     """Landed updates of a round whose file is missing or no longer matches its digest, and what is wrong."""
     for landed in _updates(journal, number):
         try:
-            if file_digest(update_path(journal.directory, number, landed.site)) == landed.digest:
+            if is_intact(update_path(journal.directory, number, landed.site), landed.digest):
                 continue
             yield landed, "its digest does not match"
         except JournalError as err:
