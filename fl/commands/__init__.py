@@ -1,1 +1,1 @@
-"""The sub-commands of ``fl`` that need nothing but the library. Imports stay inside the functions: ``fl --help`` is quick."""
+"""The sub-commands that need nothing but the library. Imports stay inside functions, so that ``fl --help`` is quick."""
