@@ -69,6 +69,7 @@ class _Round:
     evaluation_opened_s: float = 0.0
     evaluation_s: float | None = None
     committed_s: float | None = None
+    masked_bytes: int = 0
 
     def ask(self, asked: _Asked) -> None:
         self.asked.append(asked)
@@ -116,6 +117,8 @@ class Story:
                 self._failed(event)
             case events.ReplyLate() as event:
                 self._late(event)
+            case events.SumLanded() as event:
+                self._round(event.round).masked_bytes = event.size_bytes
             case events.RoundClosed() as event:
                 self._take_survivors(event)
                 self._close(event.round, event.because, landed=len(event.survivors))
@@ -130,6 +133,8 @@ class Story:
                 self._ask(entry, event.cohort, "evaluate", 1)
             case events.EvaluationLanded() as event:
                 self._answered(event, "evaluate", 1, {})
+            case events.Evaluated(at="sites") as event if self._round(event.round).evaluation_opened is None:
+                pass  # with secure aggregation it took place in the course of the next round
             case events.Evaluated() as event:
                 entry = self._round(event.round)
                 if event.at == "sites":
@@ -271,6 +276,7 @@ class Story:
         for site in event.survivors:
             if asked := entry.waiting.pop(("train", site), None):
                 asked.outcome = "answered"
+                asked.facts = {"came_s": self._at_s, "received_bytes": entry.masked_bytes}
 
     def _close(self, number: int, because: str, *, landed: int, abandoned: bool = False) -> None:
         entry = self._round(number)

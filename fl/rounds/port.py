@@ -15,6 +15,9 @@ from fl.secagg.vectors import Pieces
 
 Phase = Literal["initialise", "train", "evaluate", "secagg"]
 
+EVALUATION = "evaluation_"
+"""Prefix of the metrics of the model that came to a site, where they travel with those of its training."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Request:

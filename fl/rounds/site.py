@@ -12,7 +12,7 @@ from fl import seeding
 from fl.arrays import Arrays, flat_blocks
 from fl.config import load, to_dict
 from fl.errors import ConfigError, FLError
-from fl.rounds.port import Failure, Reply, Request
+from fl.rounds.port import EVALUATION, Failure, Reply, Request
 from fl.rounds.secure_site import SecureSite, answer_securely
 from fl.secagg.local import LocalUpdate
 from fl.tasks.base import Site, Task
@@ -20,9 +20,6 @@ from fl.tasks.loop import TrainResult, evaluate, initial_arrays, train
 from fl.tasks.training import TrainingConfig
 
 log = logging.getLogger(__name__)
-
-EVALUATION = "evaluation_"
-"""Prefix of the metrics of the model that came, where they travel with those of the training."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

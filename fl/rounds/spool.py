@@ -15,7 +15,7 @@ import numpy as np
 from fl.arrays import F32, Algorithm, ArrayFile, Arrays, Layout, flat_blocks, is_intact, write_arrays
 from fl.errors import FLError, JournalError
 from fl.rounds.journal import Journal, round_directory
-from fl.rounds.port import Failure
+from fl.rounds.port import EVALUATION, Failure
 from fl.strategies.base import Update
 
 CHECK_BLOCK = 1 << 18
@@ -120,7 +120,8 @@ def _updates(journal: Journal, number: int) -> list[Landed]:
         for site, landed in sorted(entry.landed.items())
     ]
     if entry.sum:
-        found.append(Landed(SUM, entry.sum.digest, entry.sum.num_examples, entry.sum.metrics))
+        metrics = {name: value for name, value in entry.sum.metrics.items() if not name.startswith(EVALUATION)}
+        found.append(Landed(SUM, entry.sum.digest, entry.sum.num_examples, metrics))
     return found
 
 

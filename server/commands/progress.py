@@ -10,6 +10,15 @@ from fl import console
 from fl.rounds import events
 from fl.rounds.state import Record, RoundState, RunState
 
+AFTER_STAGE = {
+    "advertise": "dealing shares",
+    "share": "training, masked",
+    "mask": "agreeing on the survivors",
+    "agree": "unmasking the sum",
+    "unmask": "folding",
+}
+"""What goes on once a stage of secure aggregation is over."""
+
 
 def line(record: Record) -> str | None:
     """What to say about a line of the journal; ``None`` if it is not worth a line."""
@@ -60,7 +69,7 @@ def round_facts(entry: RoundState) -> dict[str, Any]:
         "state": _state(entry),
         "cohort": len(entry.opened[-1].cohort) if entry.opened else 0,
         "survivors": len(survivors),
-        "received_bytes": sum(update.size_bytes for update in entry.landed.values()),
+        "received_bytes": entry.received_bytes,
         "loss": shown.get("loss", trained.get("loss")),
         "accuracy": shown.get("accuracy", trained.get("accuracy")),
         "training": trained,
@@ -77,7 +86,9 @@ def _state(entry: RoundState) -> str:
         return "committed"
     if entry.closed:
         return "folding"
-    return "trying again" if entry.abandoned else "training"
+    if entry.abandoned:
+        return "trying again"
+    return AFTER_STAGE[entry.stages[-1].stage] if entry.stages else "training"
 
 
 def _place(event: events.Evaluated) -> str:

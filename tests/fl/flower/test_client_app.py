@@ -24,7 +24,9 @@ def context(**node_config: object) -> Context:
 def ask(request: Request, model: dict[str, np.ndarray] | None, task: dict[str, object] | None = None) -> Reply:
     """Send a message through the ClientApp, as a SuperNode does."""
     job = records.Job(
-        request=request, task=task or {"name": "digits", "network": "mlp"}, training={"epochs": 1, "learning_rate": 0.05}
+        request=request,
+        task=task or {"name": "digits", "network": "mlp"},
+        training={"epochs": 1, "learning_rate": 0.05},
     )
     kind = {"initialise": "query", "train": "train", "evaluate": "evaluate"}[request.phase]
     message = Message(records.encode_job(job, records.encode_arrays(model) if model else None), 7, kind)
