@@ -16,7 +16,9 @@ def demo_seconds(quick: bool) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="fedfleet-bench-") as home:
         command = [sys.executable, "-m", "fl.cli", "demo", "--json", "--home", home]
         started = time.monotonic()
-        done = subprocess.run(command + (["--rounds", "2"] if quick else []), check=True, capture_output=True, text=True)
+        done = subprocess.run(
+            command + (["--rounds", "2"] if quick else []), check=True, capture_output=True, text=True
+        )
         passed_s = time.monotonic() - started
     result = json.loads(done.stdout)
     rows = [

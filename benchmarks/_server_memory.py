@@ -66,9 +66,7 @@ def _measure(app: str, sites: int, model_mb: int) -> float:
     with tempfile.TemporaryDirectory(prefix="fedfleet-bench-") as name:
         home = Path(name)
         with _superlink(home) as address, contextlib.ExitStack() as stack:
-            connections = [
-                stack.enter_context(http_request_response(address, insecure=True)) for _ in range(sites)
-            ]
+            connections = [stack.enter_context(http_request_response(address, insecure=True)) for _ in range(sites)]
             done = threading.Event()
             serving = threading.Thread(target=_serve, args=(app, connections, model_mb, done), daemon=True)
             serving.start()
@@ -99,7 +97,9 @@ def _submit(home: Path, address: str, app: str, out: Path, sites: int, model_mb:
             "round": {"deadline_s": 900.0},
         }
         Journal.create(journal, config).close()
-    (home / "config.toml").write_text(f'[superlink]\ndefault = "bench"\n\n[superlink.bench]\naddress = "{address}"\ninsecure = true\n')
+    (home / "config.toml").write_text(
+        f'[superlink]\ndefault = "bench"\n\n[superlink.bench]\naddress = "{address}"\ninsecure = true\n'
+    )
     command = [program("flwr"), "run", str(APPS / app), "bench", "--run-config"]
     command += [f'journal="{journal}" out="{out}" sites={sites} model-mb={model_mb}']
     env = environment(home=home)
@@ -149,7 +149,9 @@ def _serve(app: str, connections: list[Any], model_mb: int, done: threading.Even
             message, tree = received
             run_id = message.metadata.run_id
             pull_objects(
-                [entry.object_id for entry in iterate_object_tree(tree)], partial(pull_object, run_id), max_time=None,
+                [entry.object_id for entry in iterate_object_tree(tree)],
+                partial(pull_object, run_id),
+                max_time=None,
                 max_tries_per_object=None,
             )
             confirm(run_id, message.metadata.message_id)

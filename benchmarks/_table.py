@@ -52,7 +52,9 @@ def print_table(rows: list[Row]) -> None:
     columns = [field.name for field in dataclasses.fields(Row)]
     cells = [columns, *([_cell(getattr(row, column)) for column in columns] for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in cells]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in cells
+    ]
     print(lines[0], "| " + " | ".join("-" * width for width in widths) + " |", *lines[1:], sep="\n")
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import itertools
 import functools
+import itertools
 import math
 import tomllib
 import types
