@@ -25,6 +25,7 @@ ADVICE = {
     "no_examples": "give the site training data, or take it out of the federation",
     "no_parameters": "look at the task: its model has no parameters",
     "not_finite": "lower training.learning_rate, and look for missing or infinite values in the site's data",
+    "not_on_roster": "fl roster add and fl roster sign, where the roster authority's key is; then restart the run",
     "refused": "ask the site's owner: the site's policy refused the request",
     "reply_lost": "look at the site's SuperNode: it was restarted, or its connection broke, before it had answered",
     "silent": "look whether the site is up, and how long its training takes; then raise round.deadline_s",

@@ -67,11 +67,20 @@ def deadline_s(config: RoundConfig, earlier: Iterable[RoundState]) -> float:
     if config.deadline_s != "auto":
         return float(config.deadline_s)
     slowest = [
-        max(entry.landed[site].waited_s for site in entry.closed.survivors)
+        waited_s
         for entry in sorted(earlier, key=lambda entry: entry.number)
-        if entry.closed and entry.closed.survivors and set(entry.closed.survivors) <= set(entry.landed)
+        if entry.closed and (waited_s := _slowest_s(entry, entry.closed.survivors)) is not None
     ]
     if not slowest:
         return config.deadline_max_s
     expected = config.deadline_factor * statistics.median(slowest[-ROUNDS_REMEMBERED:])
     return min(config.deadline_max_s, max(config.deadline_min_s, math.ceil(expected)))
+
+
+def _slowest_s(entry: RoundState, survivors: Sequence[str]) -> float | None:
+    """How long the slowest survivor trained; with secure aggregation, until the last masked update was there."""
+    if entry.sum:
+        return next((closed.waited_s for closed in entry.stages if closed.stage == "mask"), None)
+    if not survivors or not set(survivors) <= entry.landed.keys():
+        return None
+    return max(entry.landed[site].waited_s for site in survivors)

@@ -187,7 +187,11 @@ class Engine:
 
     def _open_round(self, number: int) -> events.RoundOpened:
         """Choose the cohort among the sites that are online, and write it down before anyone is asked."""
-        online = self.exchange.await_sites(f"round {number}", returning=self._last_survivors(number))
+        online = self.exchange.await_sites(
+            f"round {number}",
+            returning=self._last_survivors(number),
+            without=partial(self.collect.left_out, number),
+        )
         entry = self.state.round(number)
         attempt = len(entry.opened) + 1
         chosen = cohort.plan(
@@ -201,7 +205,8 @@ class Engine:
         opened = events.RoundOpened(
             round=number,
             attempt=attempt,
-            seed=seeding.derive(self.config.run.seed, "round", number),
+            # Updates whose sum may have been revealed are not made again.
+            seed=seeding.derive(self.config.run.seed, "round", number, *([self.state.spent] * bool(self.state.spent))),
             online=len(online),
             cohort=chosen.cohort,
             wanted=chosen.wanted,

@@ -108,6 +108,7 @@ class StageClosed(Event):
     attempt: int
     stage: str
     sites: tuple[str, ...]
+    waited_s: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from fl.errors import TooFewSitesError
@@ -63,26 +63,36 @@ class Exchange:
         """A window that opens now."""
         return Window(self.journal.clock, length_s)
 
-    def await_sites(self, purpose: str, *, returning: Collection[str] = ()) -> Sequence[str]:
+    def await_sites(
+        self,
+        purpose: str,
+        *,
+        returning: Collection[str] = (),
+        without: Callable[[Sequence[str]], Mapping[str, str]] = lambda sites: {},
+    ) -> Sequence[str]:
         """The sites online, as soon as there are enough of them.
 
         Args:
             purpose: What they are needed for, for messages.
             returning: Sites that were there a moment ago; they are waited for up to ``round.rejoin_s``.
+            without: Which of the sites online do not count, and why.
 
         Raises:
             TooFewSitesError: If there are too few for longer than ``round.wait_s``.
         """
         window, told = self.window(self.config.wait_s), False
         while True:
-            online = self.sites.online()
+            present = self.sites.online()
+            left_out = without(present)
+            online = [site for site in present if site not in left_out]
             needed = cohort.needed(self.config, len(online), minimum=self.minimum)
-            expected = [site for site in returning if site not in online]
+            expected = [site for site in returning if site not in present]
             if len(online) >= needed and (not expected or window.passed_s >= self.config.rejoin_s):
                 return online
             if len(online) < needed and not window.left_s:
+                reasons = "".join(f"; without {site}: {reason}" for site, reason in sorted(left_out.items())[:1])
                 raise TooFewSitesError(
-                    f"{purpose}: {len(online)} sites online, {needed} needed, after {window.passed_s:.0f} s",
+                    f"{purpose}: {len(online)} sites online, {needed} needed, after {window.passed_s:.0f} s{reasons}",
                     hint="bring sites back, then fl run resume; or raise round.wait_s for the next run",
                 )
             if not told:
@@ -98,8 +108,10 @@ class Exchange:
         waiting = set(asked)
         while waiting and window.left_s > 0:
             for reply in self.sites.replies(min(POLL_S, window.left_s)):
-                if reply.request != request:
-                    earlier = reply.request
+                earlier = reply.request
+                if earlier.stage == "forget":
+                    continue  # nobody waits for it
+                if earlier != request:
                     self.journal.append(events.ReplyLate(round=earlier.round, phase=earlier.phase, site=reply.site))
                 elif reply.site in waiting:
                     waiting.discard(reply.site)

@@ -6,6 +6,10 @@ request and a reply a site: keys, shares, masked updates (here the sites train),
 A server that is killed before the masked updates were complete begins a new attempt with fresh keys; nothing was
 revealed. From then on every accepted message is on disk before the next one is waited for, so that a resumed server
 goes on in the middle: sites reveal for an attempt once, and never for two.
+
+A site that has revealed shares for a round refuses to go through it again. So an attempt that was given up after its
+unmask messages went out is *spent*: the next one is a later round for the sites, with another seed. Receipts number
+rounds as the sites do.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -26,14 +31,13 @@ from fl.rounds.checkpoint import Folding, Streaming
 from fl.rounds.collect import Collected
 from fl.rounds.config import RunConfig
 from fl.rounds.exchange import Exchange
-from fl.rounds.port import Reply, Request
-from fl.rounds.site import EVALUATION
+from fl.rounds.port import EVALUATION, Reply, Request
+from fl.rounds.secure_store import SessionStore
 from fl.secagg.aggregator import AggregatorSession
 from fl.secagg.config import RoundConfig, schema_hash
-from fl.secagg.errors import SecAggError
+from fl.secagg.errors import RestartError, SecAggError, TooFewSurvivorsError
 from fl.secagg.identity import Identity
 from fl.secagg.parameters import MIN_SITES
-from fl.secagg.replay import replay
 from fl.secagg.roster import read_roster, roster_hash
 from fl.secagg.storage import load_roster, read_identity, read_public_key
 from fl.secagg.vectors import vector_digest
@@ -43,6 +47,8 @@ log = logging.getLogger(__name__)
 
 DURABLE_FROM = "agree"
 """The stage from which on a killed server goes on instead of beginning anew."""
+
+STRANGER = "the roster does not have this site: fl roster add, then fl roster sign"
 
 IDENTITY, ROSTER, AUTHORITY = "aggregator.key", "roster.json", "authority.pub"
 
@@ -101,33 +107,39 @@ class SecureCollecting:
             )
         self.exchange, self.folding, self.config, self.section = exchange, folding, config, config.secagg
         self.credentials, self.journal = credentials, exchange.journal
+        self._known = frozenset(read_roster(credentials.roster, authority=credentials.authority).active())
         exchange.minimum = max(exchange.minimum, MIN_SITES)
+
+    def left_out(self, number: int, sites: Sequence[str]) -> Mapping[str, str]:
+        """Those that refused an attempt at this round, and those that the roster does not have."""
+        refused = self.journal.state.round(number).refused
+        reasons = {site: refused[site].reason for site in sites if site in refused}
+        return reasons | {site: STRANGER for site in sites if site not in self._known}
 
     def __call__(self, opened: events.RoundOpened, *, resumed: bool) -> Collected:
         """See ``Collecting``."""
-        landed = self.journal.state.round(opened.round).sum
-        if landed:
-            self._note_evaluation(landed)
-            return Collected("every site had answered", landed.survivors)
-        session = self._session(opened)
-        store = _Store(self.journal.round_directory(opened.round), opened.attempt)
-        if resumed and not store.restore(session):
+        entry = self.journal.state.round(opened.round)
+        if entry.sum:
+            self._note_evaluation(entry.sum)
+            return Collected("every site had answered", entry.sum.survivors)
+        if not resumed:
+            for site in self.exchange.sites.online():
+                if site not in self._known:
+                    self._out(opened, site, "not_on_roster", STRANGER)
+        store = SessionStore(self.journal.round_directory(opened.round), opened.attempt)
+        if resumed and not store.is_there:
             return Collected("the server was restarted before the sum was masked", ())
+        session = self._session(opened)
         started = self.journal.clock.monotonic()
-        while session.stage != "over":
-            stage = session.stage
-            try:
+        try:
+            if resumed:
+                store.restore(session)
+            while session.stage != "over":
                 self._stage(session, opened, store)
-                session.close_stage()
-            except SecAggError as err:
-                self._forget(opened)
-                return Collected(err.message, ())
-            self.journal.append(
-                events.StageClosed(round=opened.round, attempt=opened.attempt, stage=stage, sites=session.asked)
-            )
-            if session.stage == DURABLE_FROM:
-                store.keep_sum(session)
-            store.keep(session)
+        except SecAggError as err:
+            log.warning("round %d: %s", opened.round, err.message)
+            self._forget(opened)
+            return Collected(err.message, ())
         self._land(opened, session, self.journal.clock.monotonic() - started)
         return Collected("every site had answered", session.result().survivors)
 
@@ -140,15 +152,16 @@ class SecureCollecting:
         state, section = self.journal.state, self.section
         assert state.created is not None
         assert state.created_at is not None
-        evaluated = opened.round > 1 and bool(self.config.evaluation.sites_every)
-        names = section.metrics + (tuple(EVALUATION + name for name in section.metrics) if evaluated else ())
+        names = section.metrics
+        if self._evaluates(opened.round):
+            names += tuple(EVALUATION + name for name in names)
         credentials = self.credentials
         with checkpoint.open_model(self.journal) as model:
             entries, digest = model.layout.entries, vector_digest(model.vector_P)
         try:
             config = RoundConfig(
                 run_id=f"{state.created.run} {state.created_at.isoformat()}",
-                round=opened.round,
+                round=opened.round + state.spent,
                 attempt=opened.attempt,
                 aggregator=credentials.identity.public.hex(),
                 roster=roster_hash(credentials.roster).hex(),
@@ -165,26 +178,51 @@ class SecureCollecting:
                 suite=section.suite,
                 task=hashlib.sha256(json.dumps(self.config.task, sort_keys=True).encode()).hexdigest(),
             )
-            known = read_roster(credentials.roster, authority=credentials.authority).sites
-            strangers = sorted(set(opened.cohort) - known.keys())
-            if strangers:
-                log.warning("round %d: not on the roster: %s", opened.round, ", ".join(strangers))
             return AggregatorSession(
                 config,
                 credentials.roster,
                 authority=credentials.authority,
                 identity=credentials.identity,
-                sites=sorted(set(opened.cohort) & known.keys()),
+                sites=opened.cohort,
                 model=digest,
             )
         except (SecAggError, ConfigError) as err:
             raise RunError(f"round {opened.round} cannot be aggregated securely: {err.message}", hint=err.hint) from err
 
-    def _stage(self, session: AggregatorSession, opened: events.RoundOpened, store: _Store) -> None:
-        """Ask this stage's sites and take what they answer, until all have or its time is over."""
-        asked = set(session.waiting)
+    def _stage(self, session: AggregatorSession, opened: events.RoundOpened, store: SessionStore) -> None:
+        """One stage: ask its sites, take what they answer, close it, and write down that it is over.
+
+        Raises:
+            SecAggError: If too few sites are left, for the protocol or for the round's quorum.
+        """
+        stage = session.stage
+        waited_s = self._exchange(session, opened, store)
+        try:
+            session.close_stage()
+        except RestartError as err:
+            for site in err.missing:
+                self._out(opened, site, "no_shares", "dealt no shares, and the sparse mask graph needs every site's")
+            raise
+        # Looked at while nothing was revealed: afterwards no second attempt at the same updates is possible.
+        if session.stage in ("share", "mask", "agree") and len(session.asked) < opened.quorum:
+            raise TooFewSurvivorsError(f"{len(session.asked)} sites are left after {stage}, quorum is {opened.quorum}")
+        closed = events.StageClosed(
+            round=opened.round, attempt=opened.attempt, stage=stage, sites=session.asked, waited_s=waited_s
+        )
+        self.journal.append(closed)
+        if session.stage == DURABLE_FROM:
+            store.begin(session)
+        store.keep(session)
+
+    def _exchange(self, session: AggregatorSession, opened: events.RoundOpened, store: SessionStore) -> float:
+        """Ask this stage's sites and take their replies, until all have answered or its time is over.
+
+        Returns:
+            After how many seconds the last reply was taken.
+        """
+        asked, last_s = set(session.waiting), 0.0
         if not asked:  # a server that was killed had all replies
-            return
+            return last_s
         masking = session.stage == "mask"
         request = self._request(opened, session.stage)
         payloads = {site: session.request_for(site) for site in asked}
@@ -195,13 +233,31 @@ class SecureCollecting:
         else:
             self.exchange.sites.ask(sorted(asked), request, None, payloads)
         seconds = opened.deadline_s if masking else min(opened.deadline_s, self.section.stage_deadline_s)
-        for reply, waited_s in self.exchange.replies(request, asked, self.exchange.window(seconds)):
-            self.exchange.take(reply, waited_s, partial(_receive, session))
-            if session.stage in ("agree", "unmask"):
-                store.keep(session)
+        window, linger_s, taken = self.exchange.window(seconds), self.config.round.linger_s, 0
+        for reply, waited_s in self.exchange.replies(request, asked, window):
+            if self.exchange.take(reply, waited_s, partial(_receive, session)):
+                last_s, taken = waited_s, taken + 1
+            store.keep(session)
+            if masking and linger_s is not None and taken >= max(session.needed, opened.quorum):
+                window.end_after(linger_s)
+        return last_s
+
+    def _out(self, opened: events.RoundOpened, site: str, code: str, reason: str) -> None:
+        """Write down why a site is not in an attempt."""
+        self.journal.append(
+            events.ReplyFailed(
+                round=opened.round,
+                attempt=opened.attempt,
+                phase="secagg",
+                site=site,
+                code=code,
+                reason=reason,
+                waited_s=0.0,
+            )
+        )
 
     def _request(self, opened: events.RoundOpened, stage: str) -> Request:
-        evaluate = {"evaluate": 1.0} if opened.round > 1 and self.config.evaluation.sites_every else {}
+        evaluate = {"evaluate": 1.0} if self._evaluates(opened.round) else {}
         return Request(
             phase="secagg",
             round=opened.round,
@@ -244,10 +300,15 @@ class SecureCollecting:
         self.journal.append(landed)
         self._note_evaluation(landed)
 
+    def _evaluates(self, number: int) -> bool:
+        """Whether sites evaluate, in the course of a round, the model that it begins with."""
+        every = self.config.evaluation.sites_every
+        return number > 1 and bool(every) and (number - 1) % every == 0
+
     def _note_evaluation(self, landed: events.SumLanded) -> None:
         """The sites' evaluation of the model that the round began with, as that of the round before."""
-        number, every = landed.round - 1, self.config.evaluation.sites_every
-        if number < 1 or not every or number % every or "sites" in self.journal.state.round(number).evaluated:
+        number = landed.round - 1
+        if not self._evaluates(landed.round) or "sites" in self.journal.state.round(number).evaluated:
             return
         found = {
             name.removeprefix(EVALUATION): value
@@ -265,33 +326,7 @@ class SecureCollecting:
         )
 
 
-class _Store:
-    """Where a session outlives its server: in the round's directory, until the round is committed."""
-
-    def __init__(self, directory: Path, attempt: int) -> None:
-        self._events = directory / f"secagg-{attempt}.events"
-        self._sum = directory / f"secagg-{attempt}.sum"
-
-    def keep_sum(self, session: AggregatorSession) -> None:
-        """Store the sum of the masked vectors: once, when it is complete."""
-        assert session.sum_vector is not None
-        write_atomic(self._sum, session.sum_vector.tobytes())
-
-    def keep(self, session: AggregatorSession) -> None:
-        """Store what was accepted so far, once the sum is there."""
-        if self._sum.exists():
-            write_atomic(self._events, session.dump())
-
-    def restore(self, session: AggregatorSession) -> bool:
-        """Bring a new session to where the stored one stood; ``False`` if none was stored."""
-        if not (self._events.exists() and self._sum.exists()):
-            return False
-        vector = np.frombuffer(self._sum.read_bytes(), session.config.ring.dtype).copy()
-        replay(session, self._events.read_bytes(), vector)
-        return True
-
-
-def _receive(session: AggregatorSession, reply: Reply) -> None:
+def _receive(session: AggregatorSession, reply: Reply) -> bool:
     """Hand a reply to the session; what it refuses, or the site refuses, is the reason why the site is out."""
     try:
         session.receive(reply.site, reply.payload, reply.vector)
@@ -300,3 +335,4 @@ def _receive(session: AggregatorSession, reply: Reply) -> None:
     fault = session.faults.get(reply.site)
     if fault:
         raise spool.UnusableError("refused" if fault.refused else fault.error, fault.reason)
+    return True

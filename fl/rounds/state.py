@@ -40,6 +40,8 @@ class RoundState:
         sum: Their sum instead, where secure aggregation reveals nothing else.
         stages: Stages of secure aggregation that the current attempt has closed.
         failed: What went wrong in the current attempt, by site.
+        refused: Sites that refused a stage of secure aggregation, or made the attempt impossible, since the server
+            took the run up; later attempts leave them out.
         late: Sites whose reply came after the round was closed.
         closed: Set when no more replies are taken.
         abandoned: Whether the current attempt ended without its quorum.
@@ -54,12 +56,19 @@ class RoundState:
     sum: events.SumLanded | None = None
     stages: list[events.StageClosed] = dataclasses.field(default_factory=list)
     failed: dict[str, events.ReplyFailed] = dataclasses.field(default_factory=dict)
+    refused: dict[str, events.ReplyFailed] = dataclasses.field(default_factory=dict)
     late: list[str] = dataclasses.field(default_factory=list)
     closed: events.RoundClosed | None = None
     abandoned: bool = False
     committed: events.RoundCommitted | None = None
     evaluation: EvaluationState | None = None
     evaluated: dict[str, events.Evaluated] = dataclasses.field(default_factory=dict)
+
+    @property
+    def received_bytes(self) -> int:
+        """Bytes of the updates that came, or of the masked vectors of those that the sum has."""
+        masked = self.sum.size_bytes * len(self.sum.survivors) if self.sum else 0
+        return masked + sum(update.size_bytes for update in self.landed.values())
 
     @property
     def current(self) -> events.RoundOpened | None:
@@ -77,6 +86,7 @@ class RunState:
         sessions: How often a server process took the run up.
         initialised: Set when the model of round 0 is there.
         rounds: By number.
+        spent: Attempts with secure aggregation that were given up after sites may have been asked to unmask the sum.
         ended: Set when the run is over, unless it was taken up again since.
         updated: When the last event was written.
     """
@@ -86,6 +96,7 @@ class RunState:
     sessions: int = 0
     initialised: events.ModelInitialised | None = None
     rounds: dict[int, RoundState] = dataclasses.field(default_factory=dict)
+    spent: int = 0
     ended: events.RunEnded | None = None
     updated: datetime.datetime | None = None
 
@@ -106,6 +117,8 @@ class RunState:
             case events.RunStarted():
                 self.sessions += 1
                 self.ended = None
+                for entry in self.rounds.values():
+                    entry.refused = {}  # their owners may have changed their minds
             case events.ModelInitialised() as event:
                 self.initialised = event
             case events.RunEnded() as event:
@@ -117,7 +130,8 @@ class RunState:
             case events.UpdateLanded() as event:
                 self.round(event.round).landed[event.site] = event
             case events.StageClosed() as event:
-                self.round(event.round).stages.append(event)
+                entry = self.round(event.round)
+                entry.stages = [closed for closed in entry.stages if closed.stage != event.stage] + [event]
             case events.SumLanded() as event:
                 self.round(event.round).sum = event
             case events.UpdateDropped() as event:
@@ -126,7 +140,10 @@ class RunState:
                 entry.sum = None
                 entry.closed = None  # it counted on that update: the attempt goes on
             case events.ReplyFailed(phase="train" | "secagg") as event:
-                self.round(event.round).failed[event.site] = event
+                entry = self.round(event.round)
+                entry.failed[event.site] = event
+                if event.phase == "secagg" and event.code in ("refused", "no_shares"):
+                    entry.refused[event.site] = event
             case events.ReplyFailed(phase="evaluate") as event if evaluation := self.round(event.round).evaluation:
                 evaluation.failed[event.site] = event
             case events.ReplyLate() as event:
@@ -134,7 +151,9 @@ class RunState:
             case events.RoundClosed() as event:
                 self.round(event.round).closed = event
             case events.RoundAbandoned() as event:
-                self.round(event.round).abandoned = True
+                entry = self.round(event.round)
+                entry.abandoned = True
+                self.spent += any(closed.stage == "agree" for closed in entry.stages)
             case events.RoundCommitted() as event:
                 self.round(event.round).committed = event
             case events.EvaluationOpened() as event:

@@ -381,9 +381,18 @@ class AggregatorSession:
     def sum_vector(self, vector: Vector | None) -> None:
         self._sum.vector = vector
 
-    def dump(self) -> bytes:
-        """Every message that was accepted and every stage that was closed; nothing in it is secret from the server."""
-        return enc(*self._events)
+    @property
+    def events(self) -> int:
+        """How many messages were accepted and stages closed."""
+        return len(self._events)
+
+    def dump(self, since: int = 0) -> bytes:
+        """Every message that was accepted and every stage that was closed; nothing in it is secret from the server.
+
+        Args:
+            since: Leave out so many that were dumped before; what is left belongs behind them.
+        """
+        return enc(*self._events[since:])
 
     # ---- what it derives ----
 

@@ -59,6 +59,17 @@ def dec(data: bytes) -> list[bytes]:
     return fields
 
 
+def whole(data: bytes) -> int:
+    """How many bytes of ``enc`` there are before a field that is cut short."""
+    position, end = 0, len(data)
+    while True:
+        start = position + LENGTH_BYTES
+        after = start + int.from_bytes(data[position:start], "big")
+        if start > end or after > end:
+            return position
+        position = after
+
+
 def pieces(data: bytes, size: int, count: int) -> list[bytes]:
     """``count`` fields of one size.
 
