@@ -15,7 +15,7 @@ import click
 import typer
 
 from fl import console
-from fl.errors import FLError, StorageError
+from fl.errors import FLError, InputError, StorageError
 
 # Dependencies neither phone home nor look for updates, in this process and in those that it starts.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -99,8 +99,12 @@ def run(arguments: list[str]) -> int:
 
 
 def _as_fl_error(message: str, hint: str) -> FLError:
-    message = message.rstrip(".")
-    return FLError(message[:1].lower() + message[1:], hint=hint)
+    """An error of the command line's own parser, in our shape; what it suggests becomes the hint."""
+    message, _, suggestion = message.partition("Did you mean ")
+    if suggestion:
+        hint = f"did you mean {suggestion.split('?')[0].strip()}?"
+    message = message.strip().rstrip(".")
+    return InputError(message[:1].lower() + message[1:], hint=hint)
 
 
 if __name__ == "__main__":
