@@ -42,7 +42,7 @@ class SitePolicy:
     max_parameters: int = 2**33
     """Largest acceptable model."""
 
-    max_attempts: int = 3
+    max_attempts: int = 8
     """Attempts at one round that the site takes part in."""
 
     min_difference: int = 0
