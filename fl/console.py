@@ -12,12 +12,17 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from fl.errors import FLError
 
 out = Console(highlight=False, emoji=False)
 err = Console(stderr=True, highlight=False, emoji=False)
+
+
+WIDEST = 10_000
+"""Columns that a table may have; a terminal wraps what is wider than itself."""
 
 
 def say(text: str) -> None:
@@ -41,11 +46,12 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None) -> None:
-    """A plain table on stdout."""
-    table = Table(*columns, title=title, box=None, header_style="bold", pad_edge=False)
+    """A plain table on stdout, as wide as its cells: a path that is cut short helps nobody."""
+    table = Table(*columns, title=title, box=None, header_style="bold", pad_edge=False, show_header=any(columns))
     for row in rows:
         table.add_row(*(_escape(cell) for cell in row))
-    out.print(table)
+    width = Measurement.get(out, out.options.update(max_width=WIDEST), table).maximum
+    Console(file=out.file, width=width, highlight=False, emoji=False).print(table)
 
 
 def human_bytes(size_bytes: float) -> str:
