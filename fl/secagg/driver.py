@@ -35,7 +35,7 @@ Checkpoint = Callable[[str, bytes, Vector | None], None]
 def drive(session: AggregatorSession, exchange: Exchange, checkpoint: Checkpoint | None = None) -> RoundSum:
     """Play a session's remaining stages.
 
-    A reply that fails a check is logged and counts as a dropout; ``session.faults`` says why.
+    A refusal, or a reply that fails a check, is logged and counts as a dropout; ``session.faults`` says why.
 
     Raises:
         TooFewSurvivorsError: If too few sites are left; the engine may begin another attempt.
@@ -48,7 +48,10 @@ def drive(session: AggregatorSession, exchange: Exchange, checkpoint: Checkpoint
             checkpoint(stage, session.dump(), session.sum_vector)
         for site, payload, vector in exchange(stage, session.next_requests()):
             try:
-                session.receive(site, payload, vector)
+                if not session.receive(site, payload, vector):
+                    log.warning(
+                        "secure aggregation, stage %s: %s refused: %s", stage, site, session.faults[site].reason
+                    )
             except SecAggError as err:
                 log.warning("secure aggregation, stage %s: %s", stage, err.message)
         session.close_stage()

@@ -7,7 +7,8 @@ import pytest
 from flwr.app import Context, Message, RecordDict
 
 from fl.flower import records
-from fl.flower.client_app import app, site_of
+from fl.flower.client_app import app
+from fl.flower.node import site_of
 from fl.flower.private import ensure_identity
 from fl.rounds.port import Reply, Request
 
