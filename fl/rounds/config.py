@@ -63,8 +63,8 @@ class RoundConfig:
     deadline_s: float | Literal["auto"] = "auto"
     """How long an attempt lasts at most; ``"auto"`` derives it from how long earlier rounds took."""
 
-    deadline_min_s: float = 30.0
-    """The shortest deadline that ``"auto"`` sets."""
+    deadline_min_s: float = 120.0
+    """The shortest deadline that ``"auto"`` sets; a site that is started again is back within a minute."""
 
     deadline_max_s: float = 3600.0
     """The longest deadline that ``"auto"`` sets, and the one before anything is known."""

@@ -111,7 +111,7 @@ def test_the_run_file_written_down_and_read_back_is_the_same() -> None:
         ({"round": {"quorum": 0}}, "round.quorum is 0, must be at least 1"),
         ({"round": {"deadline_s": -1.0}}, "round.deadline_s is -1.0, must be above 0"),
         ({"round": {"deadline_s": "soon"}}, "round.deadline_s is 'soon'"),
-        ({"round": {"deadline_max_s": 1.0}}, "round.deadline_max_s is 1.0, must be at least 30.0"),
+        ({"round": {"deadline_max_s": 1.0}}, "round.deadline_max_s is 1.0, must be at least 120.0"),
         ({"training": {"epochs": 0}}, "training.epochs is 0"),
         ({"secagg": {"profile": "standart"}}, "standart"),
         ({"secagg": {"clip": 0.0}}, "secagg.clip is 0.0, must be above 0"),

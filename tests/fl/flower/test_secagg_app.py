@@ -181,10 +181,10 @@ def test_the_types_of_the_model_are_kept(tmp_path: Path) -> None:
         return Message(RecordDict(content), reply_to=message)
 
     initial = [np.array(4, np.int64), np.zeros((2, 1), np.float64), np.zeros(3, np.float16)]
-    found = start(
-        FedAvg(fraction_evaluate=0.0), secure_grid(Sites(client(counts), tmp_path / "keys")), initial, rounds=1
-    )
-    after = found.arrays.to_numpy_ndarrays()
+    content = RecordDict({"arrays": ArrayRecord(initial)})
+    messages = [Message(content, number, "train") for number in range(1, 5)]
+    found = secure_grid(Sites(client(counts), tmp_path / "keys")).workflow.train(messages, timeout_s=1.0)
+    after = found.array_records["arrays"].to_numpy_ndarrays()
     assert [array.dtype for array in after] == [array.dtype for array in initial]
     assert [array.shape for array in after] == [(), (2, 1), (3,)]
     assert after[0] == 7
