@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -41,6 +41,39 @@ from flwr.supercore.inflatable.inflatable_utils import (
 )
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid.http_grid import HttpGrid
+
+PRIVATE: Mapping[str, str] = {
+    "flwr.app.message:remove_content_from_message": "(message)",
+    "flwr.app.message.arraychunk:ArrayChunk": "(data)",
+    "flwr.common.serde:message_to_proto": "(message)",
+    "flwr.proto.message_pb2:ConfirmMessageReceivedRequest": "node run_id message_object_id",
+    "flwr.proto.message_pb2:ObjectTree": "object_id children",
+    "flwr.proto.runtime_pb2:PullAppMessagesRequest": "message_ids",
+    "flwr.proto.runtime_pb2:PullAppMessagesResponse": "messages_list message_object_trees",
+    "flwr.proto.runtime_pb2:PushAppMessagesRequest": "messages_list message_object_trees",
+    "flwr.proto.runtime_pb2:PushAppMessagesResponse": "message_ids session_id objects_to_push",
+    "flwr.supercore.inflatable.inflatable_object:get_all_nested_objects": "(obj)",
+    "flwr.supercore.inflatable.inflatable_object:get_object_body": "(object_content, cls)",
+    "flwr.supercore.inflatable.inflatable_object:get_object_children_ids_from_object_content": "(object_content)",
+    "flwr.supercore.inflatable.inflatable_object:get_object_tree": "(obj)",
+    "flwr.supercore.inflatable.inflatable_object:get_object_type_from_object_content": "(object_content)",
+    "flwr.supercore.inflatable.inflatable_object:no_object_id_recompute": "()",
+    "flwr.supercore.inflatable.inflatable_protobuf_utils:make_pull_object_fn_protobuf": (
+        "(pull_object_protobuf, node, run_id)"
+    ),
+    "flwr.supercore.inflatable.inflatable_protobuf_utils:make_push_object_fn_protobuf": (
+        "(push_object_protobuf, node, run_id, session_id)"
+    ),
+    "flwr.supercore.inflatable.inflatable_utils:inflate_object_from_contents": "(object_id, object_contents)",
+    "flwr.supercore.inflatable.inflatable_utils:pull_objects": "(object_ids, pull_object_fn, max_time)",
+    "flwr.supercore.runtime:RuntimeHttpClient.ConfirmMessageReceived": "(self, request)",
+    "flwr.supercore.runtime:RuntimeHttpClient.PullMessages": "(self, request)",
+    "flwr.supercore.runtime:RuntimeHttpClient.PullObject": "(self, request)",
+    "flwr.supercore.runtime:RuntimeHttpClient.PushMessages": "(self, request)",
+    "flwr.supercore.runtime:RuntimeHttpClient.PushObject": "(self, request)",
+    "flwr.superlink.grid.http_grid:HttpGrid._runtime_client": "",
+}
+"""Every private name and what we pass to it, for the contract test; ``TaskIdentity`` is tested by what it does."""
 
 WAIT_S = 60.0
 """How long to wait for the last pieces of a reply whose message is there."""

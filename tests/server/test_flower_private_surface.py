@@ -6,9 +6,10 @@ import inspect
 import pytest
 from google.protobuf.message import Message
 
+from fl.flower import private as border
 from server import bundle, control
 
-TABLES = {**control.PRIVATE, **bundle.PRIVATE}
+TABLES = {**control.PRIVATE, **bundle.PRIVATE, **border.PRIVATE}
 
 
 def private(name):
@@ -23,9 +24,9 @@ def is_message(found):
     return isinstance(found, type) and issubclass(found, Message)
 
 
-@pytest.mark.parametrize("name", [name for name in TABLES if not is_message(private(name))])
+@pytest.mark.parametrize("name", [name for name in TABLES if callable(private(name)) and not is_message(private(name))])
 def test_a_private_function_takes_what_we_pass(name):
-    wanted = [word.strip() for word in TABLES[name].strip("()").split(",") if word.strip() != "*"]
+    wanted = [word.strip() for word in TABLES[name].strip("()").split(",") if word.strip() not in ("", "*")]
     parameters = inspect.signature(private(name)).parameters
     assert set(wanted) <= set(parameters)
     required = {key for key, parameter in parameters.items() if parameter.default is parameter.empty}
@@ -61,3 +62,18 @@ def test_programs_have_the_options_that_we_give(program, options, monkeypatch, c
         getattr(module, program)()
     shown = capsys.readouterr().out
     assert [option for option in options.split() if option not in shown] == []
+
+
+def test_the_grid_of_a_deployed_server_has_the_client_that_we_call():
+    """Flower gives a ServerApp an ``HttpGrid``; its client and node are attributes that ``fl.flower.private`` uses."""
+    grid = private("flwr.superlink.grid.http_grid:HttpGrid")
+    assert isinstance(inspect.getattr_static(grid, "_runtime_client"), property)
+    assert "self.node" in inspect.getsource(grid.__init__)
+
+
+def test_a_process_without_a_task_is_given_an_identity_to_make_messages():
+    border.ensure_identity()
+    identity = private("flwr.supercore.task_identity:TaskIdentity")
+    assert isinstance(identity.run_id, int)
+    assert isinstance(identity.task_id, int)
+    assert isinstance(identity.node_id, int)
