@@ -44,6 +44,13 @@ def from_directory(directory: Path) -> bytes:
     return bundle
 
 
+def run_config(directory: Path) -> Mapping[str, object]:
+    """The run config that a Flower app's ``pyproject.toml`` declares, with its defaults."""
+    project = tomllib.loads((directory / "pyproject.toml").read_text(encoding="utf-8"))
+    declared: Mapping[str, object] = project["tool"]["flwr"]["app"].get("config", {})
+    return declared
+
+
 def from_files(files: Mapping[str, bytes]) -> bytes:
     """The bundle of an app whose files, by their path in it, are given."""
     from flwr.cli.build import build_fab_from_files

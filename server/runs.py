@@ -92,13 +92,15 @@ class Submitted:
     """Lines that the journal had before."""
 
 
-def submit_app(control: Control, directory: Path, options: list[str]) -> int:
+def submit_app(control: Control, directory: Path, options: list[str], *, secagg: Path | None = None) -> int:
     """Submit any Flower app, unchanged.
 
     Args:
         control: The federation.
         directory: The app, with its ``pyproject.toml``.
         options: Changes to its run config, ``key=value``.
+        secagg: Directory of the server's part in secure aggregation; an app whose run config has an empty ``secagg``
+            is told of it.
 
     Returns:
         Flower's number of the run.
@@ -107,7 +109,10 @@ def submit_app(control: Control, directory: Path, options: list[str]) -> int:
         ConfigError: If it is no Flower app, or an option cannot be read.
         InputError: If the SuperLink refuses it, for example because of a key that the app does not have.
     """
-    return control.start_run(bundle.from_directory(directory), bundle.parse_overrides(options))
+    content, overrides = bundle.from_directory(directory), bundle.parse_overrides(options)
+    if secagg and bundle.run_config(directory).get(SECAGG_KEY) == "":
+        overrides.setdefault(SECAGG_KEY, str(secagg.resolve()))
+    return control.start_run(content, overrides)
 
 
 def create(runs: Path, config: RunConfig) -> Path:

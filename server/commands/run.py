@@ -56,7 +56,7 @@ def start(
         return
     assert app_directory is not None
     with local.connect(where) as control:
-        run_id = runs.submit_app(control, app_directory, options or [])
+        run_id = runs.submit_app(control, app_directory, options or [], secagg=local.secagg_of(where))
         console.say(f"run {run_id} was submitted")
         if not follow:
             if as_json:

@@ -1,6 +1,7 @@
 import io
 import json
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -305,3 +306,23 @@ def test_a_task_or_strategy_that_does_not_take_its_options_is_refused_before_any
     (tmp_path / "run.toml").write_text(changed)
     with pytest.raises(ConfigError, match=complaint):
         runs.read_run_file(tmp_path / "run.toml")
+
+
+APPS = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("app", "options", "told"),
+    [
+        ("examples/secagg_app", [], "the directory"),
+        ("examples/secagg_app", ["rounds=1"], "the directory"),
+        ("examples/secagg_app", ["secagg=elsewhere"], "elsewhere"),
+        ("tests/e2e/apps/mean", [], None),
+    ],
+)
+def test_an_app_that_asks_for_it_is_told_of_the_servers_part_in_secure_aggregation(
+    superlink, tmp_path, app, options, told
+):
+    runs.submit_app(superlink, APPS / app, options, secagg=tmp_path)
+    _, config = superlink.submitted[-1]
+    assert config.get("secagg") == (str(tmp_path) if told == "the directory" else told)

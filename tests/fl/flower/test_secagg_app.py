@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ from fl.flower.secagg import Credentials, SecAggSection, SecureGrid, secagg_mod
 from fl.secagg.errors import SecAggError
 from fl.secagg.receipt import verify_receipt
 from fl.secagg.roster import parse_roster
+from fl.secagg.storage import write_private_key
 from simulations.secure import secure_federation
 
 NAMES = [f"site-{i}" for i in range(1, 5)]
@@ -333,3 +335,25 @@ def test_two_sites_are_too_few(tmp_path: Path) -> None:
 def test_credentials_are_read_from_the_directory_that_the_run_config_names(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"authority\.pub"):
         Credentials.from_directory(tmp_path)
+
+
+def test_the_example_learns_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[3] / "examples" / "secagg_app")
+    from secagg_app import client as example
+    from secagg_app import server
+
+    sites = Sites(example.app, tmp_path / "keys")
+    directory = tmp_path / "server"
+    directory.mkdir()
+    credentials = sites.credentials
+    write_private_key(directory / "aggregator.key", credentials.identity.key)
+    (directory / "roster.json").write_bytes(credentials.roster)
+    (directory / "authority.pub").write_text(credentials.authority.hex())
+    config = {"rounds": 3, "examples": 200, "pause-s": 0.0, "receipts": "", "secagg": str(directory)}
+    context = Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config=config)
+    server.app(sites, context)
+    found = re.search(r"slope (\S+) and offset (\S+)", capsys.readouterr().out)
+    assert found
+    assert [float(number) for number in found.groups()] == pytest.approx([example.SLOPE, example.OFFSET], abs=0.05)
