@@ -36,7 +36,7 @@ FLOWER_ELEMENTS = 2_500_000
 
 def fold_bandwidth_share(quick: bool) -> list[Row]:
     """Fold bandwidth over copy bandwidth for FedAvg, median and trimmed mean."""
-    size, repetitions = (6_250_000, 5) if quick else (25_000_000, 9)
+    size, repetitions = 25_000_000, 3 if quick else 9
     model_P, target_P = np.ones(size, np.float32), np.ones(size, np.float32)
     rows = []
     with _files(size, SITES) as paths, _updates(paths, SITES) as updates:
