@@ -169,8 +169,8 @@ def submit(control: Control, journal: Path, *, secagg: Path | None = None, besid
     name = str(load_config(journal)["task"]["name"])
     files = {"pyproject.toml": PYPROJECT.encode()}
     if ":" in name:
-        files |= _own_module(name, journal / "app" if (journal / "app").is_dir() else beside)
-        _keep(files, journal / "app")
+        files |= bundle.own_module(name, journal / "app" if (journal / "app").is_dir() else beside)
+        bundle.keep(files, journal / "app")
     lines = len(read(journal))
     places = {JOURNAL_KEY: str(journal.resolve()), SECAGG_KEY: str(secagg.resolve()) if secagg else ""}
     run_id = control.start_run(bundle.from_files(files), places)
@@ -350,6 +350,7 @@ class _Watch:
 
 def _journal_listed(directory: Path, state: RunState, run: FlowerRun | None) -> Listed:
     assert state.created
+    assert state.created_at
     status = state.status
     if status in ("created", "running") and (run is None or run.is_finished):
         status = "interrupted"
@@ -358,16 +359,10 @@ def _journal_listed(directory: Path, state: RunState, run: FlowerRun | None) -> 
         app=state.created.run,
         status=status,
         rounds=f"{state.committed_rounds}/{state.created.rounds}",
-        started=_made(directory),
+        started=state.created_at.isoformat(),
         flower_run=run.run_id if run else None,
         journal=directory,
     )
-
-
-def _made(directory: Path) -> str:
-    """When the run was submitted first; the config is written once."""
-    made = datetime.datetime.fromtimestamp((directory / "config.json").stat().st_mtime, datetime.UTC)
-    return made.isoformat()
 
 
 def _checked_task(table: Mapping[str, Any], beside: Path) -> dict[str, Any]:
@@ -379,26 +374,3 @@ def _checked_task(table: Mapping[str, Any], beside: Path) -> dict[str, Any]:
         key: str(value) if isinstance(value := getattr(task, key, given), Path) else given
         for key, given in table.items()
     }
-
-
-def _own_module(name: str, directory: Path | None) -> dict[str, bytes]:
-    """The files of a task of one's own: the module, or the package, that its import path begins with."""
-    package = name.partition(":")[0].partition(".")[0]
-    if directory is None:
-        return {}
-    if (directory / f"{package}.py").is_file():
-        return {f"{package}.py": (directory / f"{package}.py").read_bytes()}
-    files = {
-        str(path.relative_to(directory)): path.read_bytes() for path in sorted((directory / package).rglob("*.py"))
-    }
-    if not files:
-        raise ConfigError(f"task.name is {name!r}, but there is no {package}.py in {directory}")
-    return files
-
-
-def _keep(files: dict[str, bytes], directory: Path) -> None:
-    """The module stays with the journal, so that it can be resumed from anywhere."""
-    for name, content in files.items():
-        path: Any = directory / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from fl.arrays import F32, ArrayFile, ArrayWriter, Layout, is_intact
+from fl.arrays import F32, ArrayFile, ArrayWriter, Layout
+from fl.digests import is_intact
 from fl.errors import JournalError
 from fl.metrics import weighted_mean
 from fl.rounds import events, spool

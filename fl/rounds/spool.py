@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fl.arrays import F32, Algorithm, ArrayFile, Arrays, Layout, flat_blocks, is_intact, write_arrays
+from fl.arrays import F32, ArrayFile, Arrays, Layout, flat_blocks, write_arrays
+from fl.digests import Algorithm, is_intact
 from fl.errors import FLError, JournalError
 from fl.rounds.journal import Journal, round_directory
 from fl.rounds.port import EVALUATION, Failure

@@ -17,7 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fl import arrays as module
-from fl.arrays import ArrayFile, ArrayWriter, Layout, file_digest, flat_blocks, write_arrays
+from fl import digests
+from fl.arrays import ArrayFile, ArrayWriter, Layout, flat_blocks, write_arrays
+from fl.digests import file_digest
 from fl.errors import JournalError, StorageError
 
 LAYOUT = Layout((("weight", (3, 4)), ("bias", (4,)), ("scale", ()), ("nothing", (0, 2))))
@@ -304,7 +306,7 @@ def test_a_missing_file_is_a_journal_error(tmp_path):
 
 def test_the_largest_pieces_are_written_in_turn(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "WRITE_BLOCK_BYTES", 12)
-    monkeypatch.setattr(module, "HASH_AHEAD_BYTES", 20)
-    monkeypatch.setattr(module, "READ_BACK_BYTES", 7)
+    monkeypatch.setattr(digests, "HASH_AHEAD_BYTES", 20)
+    monkeypatch.setattr(digests, "READ_BACK_BYTES", 7)
     digest = write_arrays(tmp_path / "m", LAYOUT, [np.arange(17)])
     assert digest == hashlib.sha256((tmp_path / "m").read_bytes()).hexdigest()

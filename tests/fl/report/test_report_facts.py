@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fl.arrays import file_digest
+from fl.digests import file_digest
 from fl.errors import JournalError
 from fl.report import advice
 from fl.report.facts import Answer, Facts
