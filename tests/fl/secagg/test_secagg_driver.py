@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fl.errors import BusyError
+from fl.files import Lock
 from fl.secagg import errors
 from fl.secagg.driver import SiteFiles, answer, drive
 from fl.secagg.messages import STAGES
@@ -108,6 +111,39 @@ def test_a_server_killed_before_any_stage_goes_on_and_no_site_reveals_twice(tmp_
     federation.attempt = 2
     refused = processes.ask(name, federation.new_server().request_for(name)).refused
     assert isinstance(refused, errors.AttemptError)
+
+
+def test_a_site_that_trains_for_one_run_answers_another(tmp_path: Path) -> None:
+    first, second = Federation(3), Federation(3, settings={"run_id": "run-2"})
+    processes, others = Processes(first, tmp_path), Processes.__new__(Processes)
+    others.federation, others.sealed, others.silent, others.files = second, {}, set(), processes.files
+    for stage in STAGES[:2]:
+        for name, payload, _ in processes.exchange(stage, first.server.next_requests()):
+            first.server.receive(name, payload)
+        first.server.close_stage()
+    name = first.names[0]
+    model = first.local_model(name)
+    answered = []
+
+    def train() -> Any:
+        answered.append(others.ask(name, second.server.request_for(name)))
+        return model.train()
+
+    first.local_model = lambda name: dataclasses.replace(model, train=train)  # type: ignore[method-assign]
+    assert processes.ask(name, first.server.request_for(name)).refused is None
+    assert [reply.refused for reply in answered] == [None]
+    assert load_ledger(processes.files[name].ledger).runs.keys() == {"run-1", "run-2"}
+
+
+def test_a_ledger_that_another_message_holds_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    federation = Federation(3)
+    processes = Processes(federation, tmp_path)
+    name = federation.names[0]
+    path = processes.files[name].ledger
+    monkeypatch.setattr("fl.secagg.driver.LEDGER_WAIT_S", 0.05)
+    with Lock(path.with_name(path.name + ".lock")), pytest.raises(BusyError, match="is held by process"):
+        processes.ask(name, federation.server.request_for(name))
+    assert processes.ask(name, federation.server.request_for(name)).refused is None
 
 
 def test_a_site_process_without_its_sealed_state_refuses_and_the_next_attempt_works(tmp_path: Path) -> None:

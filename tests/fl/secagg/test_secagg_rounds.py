@@ -95,18 +95,23 @@ def test_the_masked_sum_is_the_plain_sum_whoever_drops(case: tuple[int, dict[str
     assert np.abs(result.mean_P - expected).max() <= federation.bound(result.survivors)
 
 
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize(
     "count", [30, pytest.param(60, marks=pytest.mark.slow), pytest.param(100, marks=pytest.mark.slow)]
 )
-def test_larger_sessions_with_dropouts_at_every_stage(count: int) -> None:
-    names = site_names(count)
-    drops = {"share": {names[2]}, "mask": {names[5], names[0]}, "agree": {names[7]}, "unmask": {names[-1]}}
-    federation = Federation(count, parameters=5)
-    result = federation.run(drops)
-    assert result.dropped == (names[0], names[2], names[5])
-    assert np.abs(result.mean_P - federation.expected_mean(result.survivors)).max() <= federation.bound(
-        result.survivors
-    )
+def test_larger_sessions_with_random_dropouts_at_every_stage_sum_exactly(count: int, seed: int) -> None:
+    rng = np.random.default_rng([count, seed])  # both stand in the test's name
+    limits = thresholds(count)
+    spare = rng.permutation(site_names(count))[: limits.max_dropouts]
+    cuts = np.sort(rng.integers(0, len(spare) + 1, 3))
+    share, mask, agree, unmask = (set(map(str, part)) for part in np.split(spare, cuts))
+    federation = ListeningFederation(count, parameters=5)
+    total = federation.run_and_sum({"share": share, "mask": mask, "agree": agree, "unmask": unmask})
+    result = federation.server.result()
+    assert set(result.dropped) == share | mask
+    assert np.array_equal(total, plain_sum(federation, result.survivors))
+    expected = federation.expected_mean(result.survivors)
+    assert np.abs(result.mean_P - expected).max() <= federation.bound(result.survivors)
 
 
 def test_ten_sites_three_killed_at_different_stages() -> None:
