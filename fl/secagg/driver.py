@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
+from fl.errors import BusyError
 from fl.files import Lock
 from fl.secagg.aggregator import AggregatorSession
 from fl.secagg.errors import SecAggError
-from fl.secagg.local import LocalModel, Reply
+from fl.secagg.local import LocalModel, LocalUpdate, Reply
 from fl.secagg.masked_sum import RoundSum
 from fl.secagg.messages import Proposal, kind_of
 from fl.secagg.policy import SitePolicy
@@ -23,6 +25,9 @@ from fl.secagg.storage import load_ledger, read_identity, save_ledger
 from fl.secagg.vectors import Pieces
 
 log = logging.getLogger(__name__)
+
+LEDGER_WAIT_S = 30.0
+"""How long a message waits for another one of the same site; neither trains meanwhile."""
 
 Exchange = Callable[[str, Mapping[str, bytes]], Iterable[tuple[str, bytes, Pieces | None]]]
 """Sends each site its message of a stage, and yields ``(site, payload, vector)`` as replies land, until the stage is
@@ -90,6 +95,9 @@ def answer(
 ) -> tuple[Reply, bytes]:
     """Answer one message in a process of its own: open the sealed session, answer, store the ledger, seal again.
 
+    Messages of several runs may come to a site at once. They take turns at the ledger, and one that trains lets the
+    others go ahead as soon as its own entry is stored.
+
     Args:
         files: The site's.
         payload: The server's message. A proposal begins a new session, whatever the sealed one was.
@@ -105,9 +113,21 @@ def answer(
     Raises:
         SealError: If the sealed session does not open.
         StorageError: If the ledger cannot be stored; nothing may be sent then.
+        BusyError: If another message holds it for long.
     """
-    with Lock(files.ledger.with_name(files.ledger.name + ".lock"), hint="one message of a site at a time"):
+    with _turn(files.ledger) as end_turn:
         ledger = load_ledger(files.ledger)
+
+        trained = False
+
+        def train() -> LocalUpdate:
+            nonlocal trained
+            assert model
+            trained = True
+            save_ledger(files.ledger, ledger)  # the stage is entered, and changes no more
+            end_turn()
+            return model.train()
+
         session = SiteSession(
             read_identity(files.key, files.site),
             policy=files.policy,
@@ -118,6 +138,26 @@ def answer(
         )
         if sealed is not None and kind_of(payload) != Proposal.KIND:
             session.open(state_key, sealed)
-        reply = session.answer(payload, model=model)
-        save_ledger(files.ledger, ledger)
+        reply = session.answer(payload, model=dataclasses.replace(model, train=train) if model else None)
+        if not trained:
+            save_ledger(files.ledger, ledger)
         return reply, session.seal(state_key)
+
+
+@contextlib.contextmanager
+def _turn(ledger: Path) -> Iterator[Callable[[], None]]:
+    """Hold a ledger; what it yields gives it back early."""
+    lock = Lock(ledger.with_name(ledger.name + ".lock"), hint="look what that process of this site is doing")
+    until = time.monotonic() + LEDGER_WAIT_S
+    while True:
+        try:
+            lock.acquire()
+            break
+        except BusyError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.02)
+    try:
+        yield lock.release
+    finally:
+        lock.release()
