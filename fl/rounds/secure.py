@@ -284,6 +284,7 @@ class SecureCollecting:
         except spool.UnusableError as err:
             raise RunError(f"round {opened.round}: the sum cannot be used: {err.message}") from err
         write_atomic(directory / "receipt.json", result.receipt)
+        write_atomic(directory / ROSTER, self.credentials.roster)  # public, and what the receipt is checked against
         landed = events.SumLanded(
             round=opened.round,
             attempt=opened.attempt,

@@ -540,6 +540,7 @@ def test_the_receipts_of_server_and_sites_tell_the_same(tmp_path: Path) -> None:
     run_securely(tmp_path / "run", simulator, secure_config(1), credentials)
     roster = parse_roster(credentials.roster)
     (at_server,) = (tmp_path / "run").rglob("receipt.json")
+    assert at_server.with_name("roster.json").read_bytes() == credentials.roster, "the journal does not stand alone"
     server = verify_receipt(at_server.read_bytes(), roster, credentials.roster)
     for site in simulator.secure.values():
         (kept,) = (site.directory / "receipts").iterdir()
