@@ -38,7 +38,7 @@ lint: $(INSTALLED)  ## ruff, import contracts, mypy --strict, spelling
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
-	$(BIN)/codespell fl server edge simulations tests docs benchmarks examples README.md ARCHITECTURE.md CONTRIBUTING.md CHANGELOG.md SECURITY.md
+	$(BIN)/codespell fl server edge simulations docs benchmarks examples README.md ARCHITECTURE.md CONTRIBUTING.md CHANGELOG.md SECURITY.md
 
 format: $(INSTALLED)  ## let ruff write the code its way
 	$(BIN)/ruff check --fix .
