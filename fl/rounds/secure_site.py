@@ -46,6 +46,15 @@ class SecureSite:
     directory: Path
     memory: MutableMapping[str, bytes]
 
+    def policy(self) -> SitePolicy:
+        """The site owner's floors.
+
+        Raises:
+            ConfigError: If the file has an unknown key, or a value out of its range.
+        """
+        path = self.directory / POLICY
+        return SitePolicy.from_file(path) if path.exists() else SitePolicy()
+
 
 def answer_securely(
     site: str,
@@ -79,13 +88,12 @@ def answer_securely(
         failure = Failure(code="session_lost", reason="this site was restarted since the round began")
         return Reply(site=site, request=request, failure=failure)
     directory = secure.directory
-    policy = directory / POLICY
     files = SiteFiles(
         site=site,
         key=directory / IDENTITY,
         ledger=directory / LEDGER,
         authority=read_public_key(str(directory / AUTHORITY)),
-        policy=SitePolicy.from_file(policy) if policy.exists() else SitePolicy(),
+        policy=secure.policy(),
     )
     sealed = memory.get("session")
     memory.clear()  # whatever happens now, this stage is not answered from the same session again

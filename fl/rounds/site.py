@@ -14,6 +14,7 @@ from fl.config import load, to_dict
 from fl.errors import ConfigError, FLError
 from fl.rounds.port import EVALUATION, Failure, Reply, Request
 from fl.rounds.secure_site import SecureSite, answer_securely
+from fl.secagg.errors import PolicyError
 from fl.secagg.local import LocalUpdate
 from fl.tasks.base import Site, Task
 from fl.tasks.loop import TrainResult, evaluate, initial_arrays, train
@@ -51,6 +52,8 @@ class Worker:
         """
         try:
             return self._answer(request, arrays, payload)
+        except PolicyError as err:
+            failure = Failure(code="refused", reason=err.message)
         except FLError as err:
             failure = Failure(code="task_failed", reason=err.message)
         except Exception as err:  # a user's task may raise anything
@@ -66,6 +69,8 @@ class Worker:
             return answer_securely(name, self.secure, request, payload, arrays, partial(self._masked, request))
         if request.phase == "initialise":
             return Reply(site=name, request=request, arrays=initial_arrays(self.task, request.seed))
+        if self.secure:
+            self.secure.policy().check_clear(request.phase)
         assert arrays is not None
         if request.phase == "evaluate":
             evaluated = evaluate(self.task, arrays, self.task.evaluation_data(self.site), self.training)

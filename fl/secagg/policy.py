@@ -21,6 +21,9 @@ from fl.secagg.profiles import AES_SUITE, CHACHA_SUITE
 class SitePolicy:
     """The ``[secagg]`` table of a site's policy file."""
 
+    required: bool = False
+    """Whether the site refuses to train or evaluate without secure aggregation."""
+
     min_sites: int = MIN_SITES
     """Fewest sites whose keys are in a session."""
 
@@ -72,6 +75,14 @@ class SitePolicy:
             ConfigError: On a missing file, an unknown key, or a value out of its range.
         """
         return load(cls, read_toml(path).get("secagg", {}), table="secagg")
+
+    def check_clear(self, phase: str) -> None:
+        """Refuse to ``train`` or ``evaluate`` in clear, if secure aggregation is required here.
+
+        Raises:
+            PolicyError: As below.
+        """
+        self._need(not self.required, "required", f"to {phase} in clear")
 
     def check_proposal(self, config: RoundConfig) -> None:
         """Refuse a configuration below a floor.

@@ -28,15 +28,17 @@ def secagg_mod(message: Message, context: Context, call_next: ClientAppCallable)
     A request to train in clear is refused, whatever the server says; other messages go to the app.
 
     Raises:
-        SecAggError: If the server asks for an update in clear.
+        SecAggError: If the server asks for an update in clear, or for something else that the site's policy forbids.
         ConfigError: If the site has no keys.
     """
+    site, secure = site_of(context).id, secure_site_of(context)
     if not is_training(message.metadata.message_type):
+        if secure:
+            secure.policy().check_clear(message.metadata.message_type)
         return call_next(message, context)
     asked = message.content.config_records.get(RECORD)
     if asked is None:
         raise SecAggError("the server asks for an update in clear", hint="its app has no SecureGrid")
-    site, secure = site_of(context).id, secure_site_of(context)
     if secure is None:
         raise ConfigError("this site has no keys for secure aggregation", hint="fl site run --authority FILE")
     request = Request(

@@ -19,7 +19,7 @@ from flwr.serverapp.strategy import FedAdam, FedAvg
 from fl.errors import ConfigError, RunError
 from fl.flower.private import ensure_identity
 from fl.flower.secagg import Credentials, SecAggSection, SecureGrid, secagg_mod
-from fl.secagg.errors import SecAggError
+from fl.secagg.errors import PolicyError, SecAggError
 from fl.secagg.receipt import verify_receipt
 from fl.secagg.roster import parse_roster
 from fl.secagg.storage import write_private_key
@@ -316,6 +316,15 @@ def test_evaluation_in_clear_has_to_be_asked_for(tmp_path: Path) -> None:
         start(FedAvg(), secure_grid(sites), rounds=1)
     found = start(FedAvg(), secure_grid(sites, evaluate_in_clear=True), rounds=1)
     assert found.evaluate_metrics_clientapp[1]["loss"] == 1.0
+
+
+def test_a_site_that_requires_secure_aggregation_does_not_evaluate_in_clear(tmp_path: Path) -> None:
+    sites = Sites(client(), tmp_path / "keys")
+    (tmp_path / "keys" / "site-1" / "policy.toml").write_text("[secagg]\nrequired = true\n")
+    asked = Message(RecordDict(), 1, "evaluate")
+    with pytest.raises(PolicyError, match=r"secagg\.required = True"):
+        sites.app(asked, sites.contexts[1])
+    assert not sites.app(asked, sites.contexts[2]).has_error()
 
 
 def test_a_node_that_the_roster_lacks_is_not_sampled(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -19,10 +19,15 @@ from fl.rounds.checkpoint import model_path
 from fl.rounds.config import RunConfig
 from fl.rounds.engine import Engine
 from fl.rounds.journal import Journal, load_state, read
+from fl.rounds.port import Phase, Request
+from fl.rounds.site import Worker
 from fl.secagg.messages import STAGES
 from fl.secagg.profiles import profile_named
 from fl.secagg.receipt import verify_receipt
 from fl.secagg.roster import parse_roster
+from fl.tasks import registry
+from fl.tasks.base import Site
+from fl.tasks.training import TrainingConfig
 from simulations import simulate
 from tests.fl.rounds.secure_simulator import (
     CLIP,
@@ -339,6 +344,20 @@ def test_a_site_that_refused_is_not_invited_again_in_the_same_round(tmp_path: Pa
         assert "site-2" in entry.refused
     asked = [(request.round, request.attempt, request.stage) for request in sites["site-2"].asked]
     assert asked == [(1, 1, "advertise"), (1, 1, "forget"), (2, 1, "advertise"), (2, 1, "forget")]
+
+
+@pytest.mark.parametrize("phase", ["train", "evaluate"])
+def test_a_site_that_requires_secure_aggregation_does_nothing_in_clear(tmp_path: Path, phase: Phase) -> None:
+    _, simulator = secure_simulator(tmp_path / "keys", secure_sites(3))
+    policy(simulator, "site-1", "required = true")
+    task = registry.create("digits", {"network": "mlp"})
+    worker = Worker(task, TrainingConfig(), Site(id="site-1"), simulator.secure["site-1"])
+    reply = worker.answer(Request(phase=phase, round=1, attempt=1, seed=1), {})
+    assert reply.failure
+    assert reply.failure.code == "refused"
+    assert (
+        reply.failure.reason == f"the site's policy has secagg.required = True, the server proposes to {phase} in clear"
+    )
 
 
 def test_when_too_few_sites_are_willing_the_error_says_what_one_of_them_objects_to(tmp_path: Path) -> None:
