@@ -13,6 +13,7 @@ import pytest
 
 from fl.rounds import events
 from fl.rounds.journal import load_state, read
+from fl.secagg.documents import text_of
 from tests.e2e.test_federation import FL, Up, fl, processes_of, wait_until
 
 pytestmark = [pytest.mark.federation, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -88,6 +89,31 @@ def test_a_run_with_secure_aggregation_outlives_a_site_and_its_receipts_hold(run
     kept = sorted((home / "sites" / "site-2" / "secagg" / "receipts").iterdir())
     assert len(kept) == 3
     assert "The receipt of site site-2 is about round 2" in verified(kept[1], secagg / "roster.json")
+
+
+def test_a_server_killed_while_sites_reveal_goes_on_and_they_reveal_once_a_round(running: Up, tmp_path: Path) -> None:
+    home = running.home
+    wait_until(lambda: all_online(home), timeout_s=180, tick_s=2)
+    (tmp_path / "run.toml").write_text(RUN_FILE.replace("rounds = 3", "rounds = 1").replace("hidden", "killed"))
+    started = json.loads(fl("run", "start", tmp_path / "run.toml", "--detach", "--json", home=home).stdout)
+    journal = Path(started["journal"])
+
+    def sites_agreed() -> bool:
+        lines = read(journal) if (journal / "events.jsonl").exists() else []
+        return any(isinstance(line.event, events.StageClosed) and line.event.stage == "agree" for line in lines)
+
+    wait_until(sites_agreed, timeout_s=300, tick_s=0.1)
+    for number in [pid for pid, line in processes_of(home).items() if "flwr-serverapp" in line]:
+        os.kill(number, signal.SIGKILL)
+    resumed = fl("run", "resume", journal, "--json", home=home)
+    assert resumed.returncode == 0, resumed.stderr
+    state = load_state(journal)
+    assert (state.status, state.sessions) == ("completed", 2)
+    assert state.spent == len(state.rounds[1].opened) - 1
+    receipts = sorted((home / "sites" / "site-1" / "secagg" / "receipts").iterdir())
+    ours = [json.loads(json.loads(text_of(path.read_bytes()))["config"]) for path in receipts]
+    rounds = [config["round"] for config in ours if config["run_id"].startswith("killed ")]
+    assert len(rounds) == len(set(rounds)) >= 1
 
 
 def test_any_flower_app_has_secure_aggregation_with_a_line_at_each_end(running: Up, tmp_path: Path) -> None:
