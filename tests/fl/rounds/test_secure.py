@@ -360,6 +360,20 @@ def test_a_site_that_requires_secure_aggregation_does_nothing_in_clear(tmp_path:
     )
 
 
+def test_a_site_that_makes_a_sparse_session_impossible_is_not_in_the_next_one(tmp_path: Path) -> None:
+    sites = secure_sites(20, site_7=SecureSimulatedSite(silent_at={(0, 0, "share")}))
+    credentials, simulator = secure_simulator(tmp_path / "keys", sites)
+    for name in sites:
+        policy(simulator, name, 'profiles = ["tests_only"]')
+    config = secure_config(1, {"profile": "tests_only", "max_dropout_fraction": 0.1})
+    state = run_securely(tmp_path / "run", simulator, config, credentials)
+    assert reasons(tmp_path / "run")["site-7"][0] == "no_shares"
+    first, second = state.rounds[1].opened
+    assert set(first.cohort) - set(second.cohort) == {"site-7"}
+    assert state.rounds[1].sum
+    assert len(state.rounds[1].sum.survivors) == 19
+
+
 def test_when_too_few_sites_are_willing_the_error_says_what_one_of_them_objects_to(tmp_path: Path) -> None:
     credentials, simulator = secure_simulator(tmp_path / "keys", secure_sites(3))
     policy(simulator, "site-3", "privacy_required = true")
