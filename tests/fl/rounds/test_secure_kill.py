@@ -146,7 +146,7 @@ def killed_and_resumed(tmp_path: Path, step: int) -> bool:
     return True
 
 
-STRIDE = 7
+STRIDE = 11
 
 
 def test_killed_at_durable_steps_the_run_ends_and_no_site_reveals_twice(tmp_path: Path) -> None:
