@@ -37,7 +37,7 @@ def test_a_full_disk_stops_the_run_cleanly_and_it_ends_with_the_same_model_once_
     ample = on_a_disk_of(8192, tmp_path / "ample")
     assert ample["full"] is None
     stopped_at = set()
-    for size_kib in range(12, 72, 4):
+    for size_kib in range(12, 72, 8):
         tight = on_a_disk_of(size_kib, tmp_path / str(size_kib))
         if tight["full"] is None:
             break
