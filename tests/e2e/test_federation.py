@@ -298,7 +298,7 @@ def test_it_works_without_any_network(tmp_path):
 
 def test_the_demo_learns_across_sites_and_draws_its_report(tmp_path):
     home = tmp_path / "home"
-    done = fl("demo", "--sites", 2, "--rounds", 2, "--json", home=home)
+    done = fl("demo", "--rounds", 2, "--json", home=home)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["accuracy"] > 0.8
@@ -308,3 +308,10 @@ def test_the_demo_learns_across_sites_and_draws_its_report(tmp_path):
     assert Path(result["report"]).is_file()
     assert processes_of(home) == {}
     assert secrets_of(home) == []
+    assert not list(home.rglob("update-site*")), "the server kept a site's update"
+
+
+def test_a_demo_of_two_sites_is_refused_because_each_would_know_the_other(tmp_path):
+    done = fl("demo", "--sites", 2, home=tmp_path / "home")
+    assert done.returncode == 2
+    assert "--no-secagg" in done.stderr
