@@ -7,7 +7,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint format types benchmarks constraints clean
+.PHONY: help install demo test test-all lint format types benchmarks proto constraints clean
 
 help:  ## list what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -46,6 +46,14 @@ format: $(INSTALLED)  ## let ruff write the code its way
 
 benchmarks: $(INSTALLED)  ## the numbers of the README, measured side by side
 	$(BIN)/python -m benchmarks.rounds
+	$(BIN)/python -m benchmarks.secagg
+	$(BIN)/python -m benchmarks.simulation
+
+proto:  ## generate fl/link/*_pb2* from link.proto, in an environment of its own
+	test -x .fedfleet/proto/bin/python || $(PYTHON) -m venv .fedfleet/proto
+	.fedfleet/proto/bin/python -m pip install --disable-pip-version-check -q grpcio-tools==1.81.1 mypy-protobuf==5.1.0
+	PATH=.fedfleet/proto/bin:$$PATH .fedfleet/proto/bin/python -m grpc_tools.protoc -I. --python_out=. --grpc_python_out=. \
+		--mypy_out=. --mypy_grpc_out=. fl/link/link.proto
 
 constraints:  ## resolve all versions anew into constraints.txt
 	rm -rf .venv && $(PYTHON) -m venv .venv && $(BIN)/pip install -e '.[dev]'

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-import statistics
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,21 +47,26 @@ class _ReadySites:
 
 
 def journal_overhead(quick: bool) -> list[Row]:
-    """A round of 8 sites and a 100 MB model: round − fold, over the plain write of the same bytes."""
+    """A round of 8 sites and a 100 MB model: round − fold, over the plain write of the same bytes, the best of each."""
     logging.getLogger("fl").setLevel(logging.ERROR)
-    model_mb, repeats = (20, 3) if quick else (100, 5)
+    model_mb, repeats = (20, 3) if quick else (100, 9)
     layout = Layout(tuple((f"layer-{i}", (model_mb * 250_000 // LAYERS,)) for i in range(LAYERS)))
     rng = np.random.default_rng(3)
     arrays = {name: rng.standard_normal(shape, np.float32) for name, shape in layout.entries}
-    writes, ratios = [], []
+    writes, overheads = [], []
     for attempt in range(repeats + 1):
-        with tempfile.TemporaryDirectory(prefix="fedfleet-bench-", dir=Path.cwd()) as name:
+        with (
+            tempfile.TemporaryDirectory(prefix="fedfleet-bench-", dir=Path.cwd()) as name,
+            _begun(Path(name), layout, arrays) as engine,
+        ):
             write_s = _write_once(Path(name), arrays, SITES + 1)
-            overhead_s = _round_without_fold(Path(name), layout, arrays)
+            overhead_s = _round_without_fold(engine, layout)
         if attempt:  # the first one waits for the machine to find memory for its page cache
             writes.append(write_s)
-            ratios.append(overhead_s / write_s)
-    ratio, write_s = statistics.median(ratios), statistics.median(writes)
+            overheads.append(overhead_s)
+    # The best of each: a virtual machine that has to ask its host for page cache takes twice as long for either.
+    write_s = min(writes)
+    ratio = min(overheads) / write_s
     size_mb = (SITES + 1) * model_mb
     return [
         Row(
@@ -91,7 +96,9 @@ def _write_once(home: Path, arrays: dict[str, np.ndarray], files: int) -> float:
     return passed_s
 
 
-def _round_without_fold(home: Path, layout: Layout, arrays: dict[str, np.ndarray]) -> float:
+@contextlib.contextmanager
+def _begun(home: Path, layout: Layout, arrays: dict[str, np.ndarray]) -> Iterator[Engine]:
+    """A run with its initial model, before the first round."""
     write_arrays(home / "model.safetensors", layout, arrays.values())
     config = RunConfig.from_dict(
         {
@@ -101,18 +108,22 @@ def _round_without_fold(home: Path, layout: Layout, arrays: dict[str, np.ndarray
             "journal": {"keep_updates": True},
         }
     )
-    folding = Streaming(registry.create("fedavg", {}))
     with Journal.create(home / "run", config.to_dict()) as journal:
-        engine = Engine(journal, config, _ReadySites(arrays), folding)
+        engine = Engine(journal, config, _ReadySites(arrays), Streaming(registry.create("fedavg", {})))
         engine._initialise()
+        yield engine
+
+
+def _round_without_fold(engine: Engine, layout: Layout) -> float:
+    started = time.perf_counter()
+    engine._train(1)
+    round_s = time.perf_counter() - started
+    journal = engine.journal
+    with ArrayFile(checkpoint.model_path(journal.directory, 0)) as model, contextlib.ExitStack() as stack:
+        updates = spool.open_updates(journal, 1, stack)
         started = time.perf_counter()
-        engine._train(1)
-        round_s = time.perf_counter() - started
-        with ArrayFile(checkpoint.model_path(journal.directory, 0)) as model:
-            updates = spool.open_updates(journal, 1)
-            started = time.perf_counter()
-            blocks = folding.fold(layout, model.vector_P, [update for _, update in updates], {}, round=1)
-            for block in blocks:
-                del block
-            fold_s = time.perf_counter() - started
+        blocks = engine.folding.fold(layout, model.vector_P, updates, {}, round=1)
+        for block in blocks:
+            del block
+        fold_s = time.perf_counter() - started
     return round_s - fold_s

@@ -115,7 +115,7 @@ def _superlink(home: Path) -> Iterator[str]:
     with (home / "superlink.log").open("wb") as log:
         process = subprocess.Popen(command, env=env, stdout=log, stderr=log, process_group=0)
     try:
-        _wait_for(address)
+        wait_for(address)
         yield address
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -126,7 +126,7 @@ def _superlink(home: Path) -> Iterator[str]:
             os.killpg(process.pid, 9)
 
 
-def _wait_for(address: str) -> None:
+def wait_for(address: str) -> None:
     import socket
 
     host, _, port = address.partition(":")

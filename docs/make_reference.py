@@ -22,6 +22,11 @@ import click
 import typer
 from rich.text import Text
 
+from edge.fleet.bundle import BundleSource
+from edge.fleet.config import Fleet
+from edge.fleet.site_config import Site
+from edge.home import SiteFile
+from edge.policy import Policy
 from fl import console, errors
 from fl.cli import build
 from fl.config import field_docs
@@ -30,6 +35,11 @@ from fl.rounds.config import RunConfig
 from fl.rounds.events import KINDS
 from fl.strategies.registry import STRATEGIES
 from fl.tasks import registry
+from server.gateway.config import GatewayConfig
+from server.home import ServerConfig
+from simulations.axes import Sweep
+from simulations.devices import AVAILABILITY, DEVICES, LINKS
+from simulations.scenario import Scenario, shipped
 
 REFERENCE = Path(__file__).parent / "reference"
 
@@ -79,6 +89,20 @@ FIELDS: Mapping[str, str] = {
 }
 """What each field of an event means; a field that is not here cannot be written down."""
 
+SECONDS: Mapping[str, int] = {
+    "first-steps": 2,
+    "flaky-links": 1,
+    "hostile-sites": 4,
+    "night-shift": 4,
+    "one-label-each": 2,
+    "secure-cohort": 5,
+    "skewed-labels": 4,
+    "slow-hospitals": 2,
+    "thousand-sites": 12,
+    "unequal-sizes": 2,
+}
+"""What a scenario that ships takes, measured; one that is not here cannot be written down."""
+
 WORDS: Mapping[Any, str] = {
     int: "whole number",
     float: "number",
@@ -106,8 +130,13 @@ def main() -> None:
 def _pages() -> Iterator[tuple[Path, str]]:
     parts: dict[str, dict[str, Callable[[], str]]] = {
         "run-file.md": {"tables": _run_file, "tasks": _tasks, "strategies": _strategies},
+        "scenarios.md": {"shipped": _shipped, "tables": _scenario, "presets": _presets},
         "commands.md": {"commands": _commands},
+        "fleet-file.md": {"keys": _fleet_file, "site": _fleet_site, "bundle": _bundle_file},
         "exit-status.md": {"errors": _errors},
+        "gateway.md": {"gateway": lambda: _keys(GatewayConfig)},
+        "site.md": {"site": lambda: _keys(SiteFile), "policy": _policy},
+        "server-file.md": {"server": _server_file},
         "journal.md": {"events": _events, "fields": _event_fields},
     }
     for name, made in parts.items():
@@ -124,13 +153,30 @@ def _pages() -> Iterator[tuple[Path, str]]:
 
 
 def _run_file() -> str:
-    docs, hints = field_docs(RunConfig), typing.get_type_hints(RunConfig)
+    return _sections(RunConfig, [field.name for field in dataclasses.fields(RunConfig)])
+
+
+def _server_file() -> str:
+    addresses = next(_key_rows(ServerConfig))  # the one key outside of tables, which comes first
+    top = _table(("key", "type", "default", "range", "what it is"), [addresses])
+    return f"{top}\n\n{_sections(ServerConfig, ['enrolment'])}"
+
+
+def _policy() -> str:
+    return _sections(Policy, [field.name for field in dataclasses.fields(Policy)])
+
+
+def _sections(cls: type, names: Iterable[str]) -> str:
+    """A section for each of some tables of a file; a list of tables has two brackets."""
+    docs, hints = field_docs(cls), typing.get_type_hints(cls)
     sections = []
-    for field in dataclasses.fields(RunConfig):
-        section = f"### `[{field.name}]`\n\n{_one_line(docs[field.name])}"
-        for hint in (hints[field.name], *typing.get_args(hints[field.name])):
-            if dataclasses.is_dataclass(hint):
-                section += f"\n\n{_keys(typing.cast(type, hint))}"
+    for name in names:
+        hint = hints[name]
+        heading = f"[[{name}]]" if typing.get_origin(hint) is tuple else f"[{name}]"
+        section = f"### `{heading}`\n\n{_one_line(docs[name])}"
+        for table in (hint, *typing.get_args(hint)):
+            if dataclasses.is_dataclass(table) and table is not Sweep:  # its keys are those of the whole file
+                section += f"\n\n{_keys(typing.cast(type, table))}"
         sections.append(section)
     return "\n\n".join(sections)
 
@@ -201,7 +247,9 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 
 def _value(value: Any) -> str:
-    """A value as TOML writes it."""
+    """A value as TOML writes it; a table's own section has its keys."""
+    if dataclasses.is_dataclass(value) or value == {} or (isinstance(value, tuple) and any(map(_is_table, value))):
+        return "see below" if value != {} else "empty"
     if value is None:
         return "unset"
     if isinstance(value, bool):
@@ -211,17 +259,93 @@ def _value(value: Any) -> str:
     return f'`"{value}"`' if isinstance(value, str) else f"`{value}`"
 
 
+def _is_table(value: Any) -> bool:
+    return dataclasses.is_dataclass(value)
+
+
 def _type(hint: Any) -> str:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Literal:
         return " or ".join(_value(argument) for argument in arguments)
+    if dataclasses.is_dataclass(hint):
+        return "table"
     if origin in (typing.Union, types.UnionType):
         return " or ".join(filter(None, map(_type, arguments)))
     if origin in (tuple, list):
         return f"list of {_type(arguments[0])}"
-    if origin is dict:
+    if origin in (dict, Mapping):
         return f"{_type(arguments[1])}, by name"
     return WORDS[hint]
+
+
+# ---- scenarios ----
+
+
+def _scenario() -> str:
+    return _sections(Scenario, [field.name for field in dataclasses.fields(Scenario) if field.name != "config"])
+
+
+def _shipped() -> str:
+    columns = ("scenario", "what it teaches", "expected", "sites", "rounds", "seconds")
+    rows = []
+    for name, path in shipped().items():
+        it = Scenario.from_file(path)
+        if name not in SECONDS:
+            raise ValueError(f"say in SECONDS of {__file__} how long {name} takes")
+        expected = ", ".join(f"{figure} {bound}".replace("_", " ") for figure, bound in it.scenario.expect.items())
+        sizes = (it.population.sites, it.config.run.rounds, SECONDS[name])
+        rows.append((f"`{name}`", it.scenario.teaches, expected, *map(str, sizes)))
+    return _table(columns, rows)
+
+
+def _presets() -> str:
+    tables = []
+    for kind, presets in (("device", DEVICES), ("link", LINKS)):
+        keys = list(dict.fromkeys(key for preset in presets.values() for key in preset))
+        rows = [(f"`{name}`", *(_preset(preset.get(key)) for key in keys)) for name, preset in presets.items()]
+        tables.append(_table((kind, *keys), rows))
+    hours = [(f"`{name}`", *map(str, by_hour)) for name, by_hour in AVAILABILITY.items()]
+    tables.append(_table(("availability", *map(str, range(24))), hours))
+    return "\n\n".join(tables)
+
+
+def _preset(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value or "")
+
+
+# ---- the fleet file ----
+
+
+def _fleet_file() -> str:
+    names = [field.name for field in dataclasses.fields(Fleet) if field.name != "sites"]
+    return _plain_sections(Fleet, names)
+
+
+def _fleet_site() -> str:
+    return _keys(Site) + "\n\n" + _plain_sections(Site, ["ssh", "kubernetes", "gpu", "data", "needs"])
+
+
+def _bundle_file() -> str:
+    return _keys(BundleSource) + "\n\n" + _plain_sections(BundleSource, ["images", "helm", "k3s", "snaps"])
+
+
+def _plain_sections(cls: type, names: Iterable[str]) -> str:
+    """A section a key that is a table, or a list of tables, of a YAML file; tables within them follow."""
+    hints, docs = typing.get_type_hints(cls), field_docs(cls)
+    sections = []
+    for name in names:
+        for table in (hints[name], *typing.get_args(hints[name])):
+            if dataclasses.is_dataclass(table):
+                within = [key for key, hint in typing.get_type_hints(table).items() if _has_table(hint)]
+                keys = _keys(typing.cast(type, table))
+                sections.append(f"### `{name}`\n\n{_one_line(docs[name])}\n\n{keys}")
+                if within:
+                    sections.append(_plain_sections(typing.cast(type, table), within))
+    return "\n\n".join(sections)
+
+
+def _has_table(hint: Any) -> bool:
+    return any(dataclasses.is_dataclass(part) for part in (hint, *typing.get_args(hint)))
 
 
 # ---- commands ----

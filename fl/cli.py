@@ -1,11 +1,13 @@
 """The ``fl`` command: finds its sub-commands through entry points, and turns errors into lines and exit statuses.
 
 A sub-command is an entry point of the group ``fl.commands``: a typer app (a group of commands) or a function (one
-command). So an install without ``server`` or ``edge`` has fewer commands and no broken ones.
+command). So an install without ``server`` or ``edge`` has fewer commands and no broken ones. What stands before a dot
+in an entry point's name is the command's: ``site.edge`` and ``site.server`` both bring commands of ``fl site``.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
 import sys
@@ -24,8 +26,8 @@ os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 INTERRUPTED = 130
 
 
-def build() -> typer.Typer:
-    """The command with all sub-commands that this install has."""
+def build(entries: tuple[importlib.metadata.EntryPoint, ...] | None = None) -> typer.Typer:
+    """The command with all sub-commands that this install has, or those of some entry points."""
     app = typer.Typer(
         name="fl",
         help="Federated learning across Kubernetes edge sites.",
@@ -41,18 +43,52 @@ def build() -> typer.Typer:
     ) -> None:
         """Federated learning across Kubernetes edge sites."""
 
-    for entry in sorted(importlib.metadata.entry_points(group="fl.commands"), key=lambda entry: entry.name):
+    groups: dict[str, typer.Typer] = {}
+    for entry in _entries() if entries is None else entries:
         try:
             command: Any = entry.load()
         except ModuleNotFoundError as err:
             if err.name and err.name.split(".")[0] == entry.module.split(".")[0]:
                 continue  # that package is not part of this install
             raise
-        if isinstance(command, typer.Typer):
-            app.add_typer(command, name=entry.name)
+        name = entry.name.partition(".")[0]
+        if not isinstance(command, typer.Typer):
+            app.command(name=name)(command)
+        elif name in groups:
+            groups[name].registered_commands += command.registered_commands
+            groups[name].registered_groups += command.registered_groups
         else:
-            app.command(name=entry.name)(command)
+            groups[name] = _copy(command)
+            app.add_typer(groups[name], name=name)
     return app
+
+
+def _entries() -> tuple[importlib.metadata.EntryPoint, ...]:
+    return tuple(sorted(importlib.metadata.entry_points(group="fl.commands"), key=lambda entry: entry.name))
+
+
+def _wanted(arguments: list[str]) -> tuple[importlib.metadata.EntryPoint, ...]:
+    """The entry points of the sub-command that is called; all of them for help, and for a word that is none.
+
+    Importing what nobody called would take longer than some commands.
+    """
+    word = next((argument for argument in arguments if not argument.startswith("-")), None)
+    named = tuple(entry for entry in _entries() if entry.name.partition(".")[0] == word)
+    return named or _entries()
+
+
+@functools.lru_cache(maxsize=4)
+def _command(entries: tuple[importlib.metadata.EntryPoint, ...]) -> click.Command:
+    """The command of these entry points; put together once a process, because that takes a tenth of a second."""
+    return typer.main.get_command(build(entries))
+
+
+def _copy(group: typer.Typer) -> typer.Typer:
+    """A group with the same commands, to which those of other packages can be added."""
+    copied = typer.Typer(no_args_is_help=True)
+    copied.info, copied.registered_callback = group.info, group.registered_callback
+    copied.registered_commands, copied.registered_groups = [*group.registered_commands], [*group.registered_groups]
+    return copied
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -67,7 +103,7 @@ def run(arguments: list[str]) -> int:
     # --verbose is accepted anywhere, because that is where one adds it: at the end of the last line.
     arguments = (["--verbose"] if verbose else []) + [word for word in arguments if word != "--verbose"]
     try:
-        result = typer.main.get_command(build()).main(arguments, prog_name="fl", standalone_mode=False)
+        result = _command(_wanted(arguments)).main(arguments, prog_name="fl", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except FLError as error:
         if verbose:

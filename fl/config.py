@@ -12,6 +12,7 @@ import difflib
 import functools
 import itertools
 import math
+import re
 import tomllib
 import types
 import typing
@@ -22,6 +23,21 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from fl.errors import ConfigError
 
 T = TypeVar("T")
+
+SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+"""What a site's id looks like."""
+
+
+def check_site_name(name: str) -> str:
+    """A site's id, if it is one.
+
+    Raises:
+        ConfigError: If it has other characters, or is too long.
+    """
+    if not SITE_NAME.fullmatch(name):
+        hint = "up to 63 letters, digits, dots, dashes and underscores"
+        raise ConfigError(f"{name[:80]!r} cannot be a site's id", hint=hint)
+    return name
 
 
 def read_toml(path: Path) -> dict[str, Any]:

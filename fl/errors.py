@@ -5,6 +5,7 @@
     FLError                     1  failed
     ├── InputError              2  refused input: nothing was started or changed
     │   ├── ConfigError            a run file, an option, a value
+    │   ├── RefusedError           the centre, a site or its policy says no, and why
     │   ├── TaskError              an unknown task, data that does not fit it
     │   └── JournalError           a journal that cannot be trusted or read
     ├── BusyError               1  somebody else holds it: a lock, a port
@@ -57,6 +58,10 @@ class InputError(FLError):
 
 class ConfigError(InputError):
     """A key or value in a file or option that cannot be used."""
+
+
+class RefusedError(InputError):
+    """The centre, a site or its owner's policy says no, in words that are told to who asked."""
 
 
 class TaskError(InputError):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import errno
 import fcntl
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -15,7 +17,7 @@ from fl.errors import BusyError, StorageError
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
+def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644, sync: bool = True) -> None:
     """Write a file so that every reader, and every crash, finds the old content or the new one.
 
     The bytes go to a temporary file beside it (``.<name>.<random>.part``), are synced, renamed over ``path``,
@@ -25,6 +27,7 @@ def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
         path: The file; its directory must exist.
         data: The content; text is written as UTF-8.
         mode: Permissions of a file that is created or replaced, before the umask.
+        sync: Without it the content survives a crash of the process, and not one of the machine.
 
     Raises:
         StorageError: If the disk is full or refuses; ``path`` is then as it was.
@@ -35,9 +38,11 @@ def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
         with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         part.replace(path)
-        sync_directory(path.parent)
+        if sync:
+            sync_directory(path.parent)
     except OSError as err:
         with contextlib.suppress(OSError):
             part.unlink()
@@ -57,11 +62,31 @@ def storage_error(path: Path, err: OSError) -> StorageError:
     )
 
 
+def dated(parent: Path, name: str) -> Path:
+    """A directory that does not exist yet, named after this second (UTC) and what is in it."""
+    stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
+    directory, number = parent / f"{stamp}-{name}", 1
+    while directory.exists():  # two in one second
+        number += 1
+        directory = parent / f"{stamp}-{name}-{number}"
+    return directory
+
+
 def sync_directory(path: Path) -> None:
     """Make the names in a directory durable: after this, files created, renamed or removed in it stay so."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def socket_name(path: Path) -> Iterator[str]:
+    """A name for a unix socket to bind or connect to, however long its path is (the kernel takes 107 bytes)."""
+    fd = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{fd}/{path.name}"
     finally:
         os.close(fd)
 

@@ -1,12 +1,13 @@
-"""A federation on one computer: a SuperLink, N sites with data and keys of their own, all ended together.
+"""A federation on one computer: a centre and N sites with data and keys of their own, all ended together.
 
-Its home directory::
+The centre and the sites are those of a deployment: sites join with a token, and reach the centre through the gateway
+only. Its home directory::
 
     lock              held while it runs
     federation.json   how to reach it; there only while it runs
-    keys/             certificates and secrets of this life; erased when it ends, also after a crash
-    superlink/        Flower's database and logs; runs of earlier lives stay listed
-    sites/site-1/     a site's home: data, logs, public key; its private key is erased as well
+    server/           the centre's home (``server.home``); its keys, certificates and registry are of this life, and
+                      erased when it ends, also after a crash; runs of earlier lives stay listed
+    sites/site-1/     a site's home (``edge.home``): data, logs; its keys and certificates are erased as well
     runs/             a journal for each run
 
 Other terminals find it through ``connect``.
@@ -26,21 +27,29 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from fl import ports, processes
+import tomli_w
+
+from fl import ports
 from fl.config import check_range
 from fl.errors import BusyError, JournalError, UnreachableError
 from fl.files import Lock, write_atomic
+from fl.link.token import JoinToken
 from fl.processes import Group, Restart
-from server import certificates, secure, shards, superlink
+from fl.rounds.names import Numbered
+from server import shards, supervisor, tokens
+from server.centre import Centre, found
+from server.gateway.config import GatewayConfig
+from server.home import EnrolmentConfig, Home, ServerConfig
 
 if TYPE_CHECKING:
     from server.control import Control
 
 DEFAULT_HOME = Path(".fedfleet")
 HOME_VARIABLE = "FEDFLEET_HOME"
+FEDERATION = "federation.json"
 # A site gives its own processes 5 s to say goodbye.
 GRACE_S = 8.0
-READY_WITHIN_S = 120.0
+READY_WITHIN_S = 300.0
 TICK_S = 0.1
 
 
@@ -55,7 +64,7 @@ class FederationConfig:
     """Number of sites."""
 
     port: int | None = None
-    """Port of the SuperLink on 127.0.0.1; a free one is chosen without it."""
+    """Port of the gateway on 127.0.0.1; a free one is chosen without it."""
 
     data: shards.ShardsConfig | None = None
     """What data the sites get; without it, apps see only the number of the site."""
@@ -102,6 +111,7 @@ class LocalFederation:
         self._ends = contextlib.ExitStack()
         self._group: Group
         self._examples: list[int] | None = None
+        self._facts: dict[str, object] = {}
 
     @property
     def runs(self) -> Path:
@@ -111,7 +121,12 @@ class LocalFederation:
     @property
     def secagg(self) -> Path:
         """Directory of the server's part in secure aggregation."""
-        return self.home / "keys" / "secagg"
+        return self.server.secagg
+
+    @property
+    def server(self) -> Home:
+        """The centre's home."""
+        return Home(self.home / "server")
 
     def __enter__(self) -> LocalFederation:
         with contextlib.ExitStack() as ends:
@@ -157,88 +172,109 @@ class LocalFederation:
         port = ports.check_port(self.config.port) if self.config.port else ports.free_port()
         lock = _take(home / "lock")
         ends.callback(lock.release)
-        (home / "federation.json").unlink(missing_ok=True)
+        (home / FEDERATION).unlink(missing_ok=True)
         self.runs.mkdir(exist_ok=True)
         self._group = ends.enter_context(Group(grace_s=GRACE_S, hold=[lock.fileno()]))
-        for path in (home / "keys", home / "federation.json"):
-            self._group.erase(path)
-        files = certificates.create(home / "keys")
-        env = processes.environment(home=home / "flower")
-        superlink.start(self._group, home=home / "superlink", port=port, files=files, env=env)
-        names = [f"site-{number}" for number in range(1, self.config.sites + 1)]
-        authority = secure.begin(self.secagg)
+        self._group.erase(home / FEDERATION)
+        names = list(Numbered(self.config.sites))
+        joining = self._found(f"{supervisor.HOST}:{port}", names)
         for number, name in enumerate(names):
-            self._start_site(name, number, port, files, authority)
+            self._start_site(name, number, joining[name])
         if self.config.data is not None:  # while the processes start
             directories = [self._site_home(name) / "data" for name in names]
             self._examples = shards.write(self.config.data, directories)
-        self._wait(lambda: superlink.is_healthy(port, files.ca), "the start of the SuperLink")
-        self._register(names, f"{superlink.HOST}:{port}", files.ca, ends)
-        secure.sign(self.secagg, {name: self._site_home(name) / "identity.pub" for name in names})
-        superlink.start_executor(self._group, home=home / "superlink", port=port, files=files, env=env)
-        self._wait(self._all_online, "bringing all sites online", tick_s=0.3)
-        write_atomic(home / "federation.json", json.dumps(self.as_dict(), indent=2), mode=0o600)
+        self.control = ends.enter_context(supervisor.start(self._group, self.server, say=self._say))
+        self._wait(lambda: self._all_online(names), "bringing all sites online", tick_s=0.3)
+        task = self.config.data.task if self.config.data else None
+        self._facts = write_facts(home, self.control.address, self.server, task=task, sites=self.sites)
 
     def as_dict(self) -> dict[str, object]:
         """How to reach the federation, and what it is, as in ``federation.json``."""
-        return {
-            "version": 1,
-            "pid": os.getpid(),
-            "home": str(self.home),
-            "address": self.control.address,
-            "ca": str(self.home / "keys" / "ca.crt"),
-            "secagg": str(self.secagg),
-            "task": self.config.data.task if self.config.data else None,
-            "sites": [{"name": name, "node_id": node_id} for name, node_id in self.sites.items()],
-        }
+        return self._facts
 
-    def _start_site(self, name: str, number: int, port: int, files: certificates.Files, authority: Path) -> None:
-        """A process that knows only what a site may know: it makes its own key and runs its SuperNode."""
+    def _found(self, address: str, names: list[str]) -> dict[str, JoinToken]:
+        """Make the centre of this life, and a join token for each site."""
+        centre = self.server
+        for path in (centre.ca, centre.gateway, centre.secagg):
+            shutil.rmtree(path, ignore_errors=True)
+            self._group.erase(path)
+        for name in ("server.toml", "store.db", "store.db-wal", "store.db-shm", "gateway.sock"):
+            (centre.path / name).unlink(missing_ok=True)
+            self._group.erase(centre.path / name)
+        config = ServerConfig(
+            addresses=(address,),
+            enrolment=EnrolmentConfig(approval="automatic"),
+            gateway=GatewayConfig(listen=(address,)),
+        )
+        found(centre, config, roster_authority=None)
+        registry = Centre(centre)
+        try:
+            return {name: tokens.invite(registry.enrolment, name) for name in names}
+        finally:
+            registry.close()
+
+    def _start_site(self, name: str, number: int, token: JoinToken) -> None:
+        """A process that knows only what a site may know: it makes its own keys, joins, and runs."""
         home = self._site_home(name)
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for public in ("node.pub", "identity.pub"):
-            (home / public).unlink(missing_ok=True)
-        for earlier in ("keys", "secagg", "data"):
+        for earlier in ("keys", "secagg", "certificates", "joining", "outbox", "data"):
             shutil.rmtree(home / earlier, ignore_errors=True)
-        self._group.erase(home / "keys")
-        self._group.erase(home / "secagg" / "identity.key")
-        argv = [
-            *(sys.executable, "-m", "fl.cli", "site", "run", "--name", name, "--home", str(home)),
-            *("--superlink", f"{superlink.HOST}:{port}", "--ca", str(files.ca)),
-            *("--authority", str(authority)),
-            *("--partition-id", str(number), "--num-partitions", str(self.config.sites)),
-            *("--threads", str(max(1, (os.cpu_count() or 1) // self.config.sites))),
-        ]
+        for secret in ("keys", "certificates", "joining", "secagg/identity.key", "join.token"):
+            self._group.erase(home / secret)
+        facts: dict[str, Any] = {
+            "id": name,
+            "gateways": list(token.gateways),
+            "partition_id": number,
+            "num_partitions": self.config.sites,
+            "threads": max(1, (os.cpu_count() or 1) // self.config.sites),
+        }
         if self.config.data is not None:
             (home / "data").mkdir()
-            argv += ["--data-dir", str(home / "data")]
+            facts["data_dir"] = str(home / "data")
+        write_atomic(home / "site.toml", tomli_w.dumps(facts))
+        write_atomic(home / "join.token", token.encode(), mode=0o600)
+        argv = [sys.executable, "-m", "fl.cli", "site", "run", "--home", str(home), "--token", f"@{home}/join.token"]
         self._group.start(name, argv, env=os.environ, log=home / "site.log", restart=Restart())
 
-    def _register(self, names: list[str], address: str, ca: Path, ends: contextlib.ExitStack) -> None:
-        """Let the keys that the sites made take part, and no others."""
-        from server.control import Control
-
-        self.control = ends.enter_context(Control(address, ca))
-        # Nodes of earlier lives cannot come back, because their keys are gone; runs of earlier lives would start
-        # again from nothing, because their ServerApps are gone.
-        for node in self.control.nodes():
-            self.control.unregister_node(node.node_id)
-        for run in self.control.runs():
-            if not run.is_finished:
-                self.control.stop(run.run_id)
-        keys = {name: self._site_home(name) / "node.pub" for name in names}  # written after identity.pub
-        self._wait(lambda: all(key.exists() for key in keys.values()), "making the sites' keys")
-        for name, key in keys.items():
-            self.sites[name] = self.control.register_node(key.read_bytes(), name=name)
-
-    def _all_online(self) -> bool:
-        return all(node.status == "online" for node in self.control.nodes())
+    def _all_online(self, names: list[str]) -> bool:
+        nodes = {node.name: node for node in self.control.nodes()}
+        self.sites = {name: nodes[name].node_id for name in names if name in nodes}
+        return len(self.sites) == len(names) and all(nodes[name].status == "online" for name in names)
 
     def _wait(self, until: Callable[[], bool], what: str, tick_s: float = TICK_S) -> None:
         self._group.wait(until, what=what, timeout_s=READY_WITHIN_S, say=self._say, tick_s=tick_s)
 
     def _site_home(self, name: str) -> Path:
         return self.home / "sites" / name
+
+
+def write_facts(
+    home: Path, address: str, centre: Home, *, task: str | None = None, sites: Mapping[str, int] | None = None
+) -> dict[str, object]:
+    """Say in ``federation.json`` how other commands reach the centre that this process runs.
+
+    Args:
+        home: Where they look for it.
+        address: Of SuperLink.
+        centre: The centre's home.
+        task: Whose data the sites have, if that is known.
+        sites: Node ids of the sites, by name, if they are of this process.
+
+    Returns:
+        The content of the file.
+    """
+    facts: dict[str, object] = {
+        "version": 1,
+        "pid": os.getpid(),
+        "home": str(home.resolve()),
+        "address": address,
+        "ca": str(centre.superlink.resolve() / "keys" / "ca.crt"),
+        "secagg": str(centre.secagg.resolve()),
+        "task": task,
+        "sites": [{"name": name, "node_id": node_id} for name, node_id in (sites or {}).items()],
+    }
+    write_atomic(home / FEDERATION, json.dumps(facts, indent=2), mode=0o600)
+    return facts
 
 
 def choose_home(option: Path | None) -> Path:
@@ -255,11 +291,11 @@ def read(home: Path) -> Mapping[str, Any]:
     """
     not_running = UnreachableError(f"no federation runs in {home}", hint=f"fl up --home {home}")
     try:
-        facts = json.loads((home / "federation.json").read_text(encoding="utf-8"))
+        facts = json.loads((home / FEDERATION).read_text(encoding="utf-8"))
     except FileNotFoundError as err:
         raise not_running from err
     if facts["version"] != 1:
-        raise JournalError(f"{home}/federation.json has version {facts['version']}, this fl knows version 1")
+        raise JournalError(f"{home / FEDERATION} has version {facts['version']}, this fl knows version 1")
     if not _is_alive(facts["pid"]):
         raise not_running
     return dict(facts)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from fl.config import unknown
 from fl.errors import BusyError, ConfigError, FLError, JournalError, RunError, UnreachableError
-from fl.files import Lock
+from fl.files import Lock, dated
 from fl.rounds import events
 from fl.rounds.config import RunConfig, options
 from fl.rounds.journal import Journal, Reader, load_config, load_state, read
 from fl.rounds.state import Record, RunState
-from fl.tasks import registry
+from fl.tasks import own, registry
 from server import bundle
 
 if TYPE_CHECKING:
@@ -121,12 +120,7 @@ def create(runs: Path, config: RunConfig) -> Path:
     Raises:
         StorageError: If it cannot be written.
     """
-    stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
-    directory = runs / f"{stamp}-{config.run.name}"
-    number = 1
-    while directory.exists():  # two in one second
-        number += 1
-        directory = runs / f"{stamp}-{config.run.name}-{number}"
+    directory = dated(runs, config.run.name)
     Journal.create(directory, config.to_dict()).close()
     return directory
 
@@ -137,7 +131,7 @@ def read_run_file(path: Path) -> RunConfig:
     Raises:
         ConfigError: If it cannot be used, naming the key.
     """
-    from fl.flower.strategy import folding_for
+    from fl.flower.folding import folding_for
     from fl.rounds.secure import check_folding
 
     config = RunConfig.from_file(path)
@@ -169,8 +163,8 @@ def submit(control: Control, journal: Path, *, secagg: Path | None = None, besid
     name = str(load_config(journal)["task"]["name"])
     files = {"pyproject.toml": PYPROJECT.encode()}
     if ":" in name:
-        files |= bundle.own_module(name, journal / "app" if (journal / "app").is_dir() else beside)
-        bundle.keep(files, journal / "app")
+        files |= own.module_files(name, journal / "app" if (journal / "app").is_dir() else beside)
+        own.keep(files, journal / "app")
     lines = len(read(journal))
     places = {JOURNAL_KEY: str(journal.resolve()), SECAGG_KEY: str(secagg.resolve()) if secagg else ""}
     run_id = control.start_run(bundle.from_files(files), places)

@@ -1,7 +1,13 @@
 """Shared by all tests."""
 
+import signal
+
 from hypothesis import settings
 
 # A loaded machine is slow, not wrong; a failing example prints how to run it again.
 settings.register_profile("fedfleet", deadline=None, max_examples=40, print_blob=True)
 settings.load_profile("fedfleet")
+
+# Begun in the background of a script, this process ignores Ctrl-C, and so would every process that a test starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -15,10 +15,10 @@ import typer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fl import console
+from fl.config import check_site_name
 from fl.errors import ConfigError
 from fl.files import write_atomic
 from fl.secagg.documents import text_of
-from fl.secagg.encoding import SITE_NAME
 from fl.secagg.errors import RosterSiteError
 from fl.secagg.identity import Identity, fingerprint
 from fl.secagg.roster import Entry, Roster, iso, parse_roster, read_roster, sign_roster
@@ -57,10 +57,7 @@ def add(
     roster: File = ROSTER,
 ) -> None:
     """Add a site, or give it a new key. The roster is then unsigned."""
-    if not SITE_NAME.fullmatch(site):
-        raise ConfigError(
-            f"{site!r} cannot be a site's id", hint="up to 63 letters, digits, dots, dashes and underscores"
-        )
+    check_site_name(site)
     content = parse_roster(read_roster_file(roster))
     public = read_public_key(public_key)
     for other, entry in content.sites.items():

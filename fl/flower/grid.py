@@ -1,8 +1,9 @@
 """Flower's Grid as the engine's port to the sites.
 
 A site's id is the name under which its node was registered; a node without one is ``node-<number>``. A reply stays at
-SuperLink until the engine takes it, and is then pulled array by array while it is written to disk. Polling begins at
-short intervals that grow with silence (Flower's own loop sleeps three seconds).
+SuperLink until the engine takes it, and is then pulled array by array while it is written to disk. A gateway says at
+once when a reply is whole (``fl.flower.mail``); without one, polling begins at short intervals that grow with silence
+(Flower's own loop sleeps three seconds).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from flwr.serverapp import Grid
 
 from fl.arrays import F32, ArrayFile, Layout, LazyArrays
 from fl.flower import private, records
+from fl.flower.mail import GatewayLine
 from fl.rounds.port import Failure, Phase, Reply, Request
 from fl.rounds.spool import UnusableError
 
@@ -38,6 +40,8 @@ FAILURES = {
 """Flower's error codes (``flwr.common.constant.ErrorCode``; kept equal by a contract test) as one word each."""
 
 POLL_MIN_S, POLL_MAX_S = 0.1, 0.5
+TOLD_MAX_S = 2.0
+"""Longest pause between two looks while the gateway says when a reply is whole: it does not hear of lost sites."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 """What a site's id looks like: it names files of the journal."""
@@ -58,6 +62,7 @@ class GridSites:
         self._outstanding: dict[str, tuple[str, Request]] = {}
         self._unreachable: list[tuple[str, Request]] = []
         self._landed: list[private.Landed] = []
+        self._line = GatewayLine.from_environment(grid.run.run_id if private.can_stream(grid) else 0)
 
     def online(self) -> Sequence[str]:
         """Ids of the nodes that SuperLink believes to be online, sorted."""
@@ -91,6 +96,7 @@ class GridSites:
                     self._outstanding[message_id] = (site, request)
                 else:
                     self._unreachable.append((site, request))
+            self._line.mail(self._nodes[site] for site in reachable)
         self._unreachable += [(site, request) for site in sites if site not in reachable]
 
     def replies(self, timeout_s: float) -> Iterator[Reply]:
@@ -104,8 +110,9 @@ class GridSites:
             left_s = end - time.monotonic()
             if found or left_s <= 0:
                 return
-            time.sleep(min(pause_s, left_s))
-            pause_s = min(POLL_MAX_S, pause_s * 1.5)
+            told = self._line.wait(min(pause_s, left_s))
+            longest_s = TOLD_MAX_S if self._line.is_open else POLL_MAX_S
+            pause_s = POLL_MIN_S if told else min(longest_s, pause_s * 1.5)
 
     def _pass(self) -> Iterator[Reply]:
         """One look at everything that is outstanding."""

@@ -13,12 +13,11 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fl.arrays import Arrays
-from fl.errors import ConfigError
+from fl.flower.folding import folding_for
 from fl.flower.grid import GridSites
-from fl.flower.strategy import folding_for
-from fl.rounds.config import RunConfig, options
-from fl.rounds.engine import CentreEvaluation, Engine
+from fl.rounds.centre import centre_evaluation
+from fl.rounds.config import RunConfig
+from fl.rounds.engine import Engine
 from fl.rounds.journal import Journal, load_config
 from fl.rounds.secure import Credentials
 
@@ -46,29 +45,3 @@ def main(grid: Grid, context: Context) -> None:
 
 def _credentials(config: RunConfig, directory: str) -> Credentials | None:
     return Credentials.from_directory(Path(directory)) if config.secagg and directory else None
-
-
-def centre_evaluation(config: RunConfig) -> CentreEvaluation | None:
-    """How the centre evaluates, if the run file asks for it; torch is imported when it first does.
-
-    Raises:
-        ConfigError: If the task has no data at the centre.
-    """
-    if not config.evaluation.centre_every:
-        return None
-    from fl.tasks import registry
-    from fl.tasks.loop import evaluate
-
-    task = registry.create(config.task["name"], options(config.task))
-    data = task.centre_data()
-    if data is None:
-        raise ConfigError(
-            f"task {config.task['name']} has no data at the centre to evaluate on",
-            hint="set evaluation.centre_every = 0",
-        )
-
-    def evaluation(arrays: Arrays) -> tuple[int, dict[str, float]]:
-        result = evaluate(task, arrays, data, config.training)
-        return result.num_examples, dict(result.metrics)
-
-    return evaluation

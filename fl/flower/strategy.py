@@ -25,23 +25,8 @@ from fl.config import unknown
 from fl.errors import ConfigError, RunError
 from fl.flower import records
 from fl.flower.private import ensure_identity
-from fl.rounds.checkpoint import Folding, Streaming
-from fl.rounds.config import options
-from fl.strategies import registry
 from fl.strategies.base import Update
 from fl.strategies.fold import FoldedBlock
-
-
-def folding_for(table: Mapping[str, Any]) -> Folding:
-    """The strategy of a run file's ``[strategy]`` table.
-
-    Raises:
-        ConfigError: If there is no such strategy, or it refuses its options.
-    """
-    name = str(table["name"])
-    if ":" not in name:
-        return Streaming(registry.create(name, options(table)))
-    return FlowerFolding(_create(name, options(table)))
 
 
 class FlowerFolding:
@@ -121,7 +106,12 @@ class _Counted:
         return list(range(1, self._nodes + 1))
 
 
-def _create(name: str, arguments: Mapping[str, Any]) -> FlowerStrategy:
+def create(name: str, arguments: Mapping[str, Any]) -> FlowerStrategy:
+    """A strategy by ``package.module:Class``, made with the given arguments.
+
+    Raises:
+        ConfigError: If there is none, or it refuses them.
+    """
     module_name, _, class_name = name.partition(":")
     try:
         module = importlib.import_module(module_name)

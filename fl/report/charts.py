@@ -52,6 +52,21 @@ class Shape:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Band:
+    """What lies around a line.
+
+    Attributes:
+        lowest: Its lower end, one a column.
+        highest: Its upper end.
+        words: What it goes over, for people.
+    """
+
+    lowest: Sequence[float | None]
+    highest: Sequence[float | None]
+    words: str = "at single sites"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Series:
     """Values by column, ``None`` where there is none.
 
@@ -59,15 +74,35 @@ class Series:
         key: What it stands for, in one word.
         name: The same for people.
         values: One a column.
-        lowest: The lower end of a band around it, if there is one.
-        highest: The upper end.
+        bands: Around it, the widest first.
     """
 
     key: str
     name: str
     values: Sequence[float | None]
-    lowest: Sequence[float | None] = ()
-    highest: Sequence[float | None] = ()
+    bands: Sequence[Band] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Along:
+    """What the horizontal axis of lines counts.
+
+    Attributes:
+        name: In a word.
+        head: A place on it for people: ``round 5``.
+        after: The same in a sentence: ``in round 5``.
+        tick: The same at the axis.
+        units: As for ``bars``; empty for rounds, whose axis begins with the first of them, others at nothing.
+    """
+
+    name: str
+    head: Callable[[float], str]
+    after: Callable[[float], str]
+    tick: Callable[[float], str]
+    units: Sequence[float] = ()
+
+
+ROUNDS = Along("round", lambda number: f"round {number:g}", lambda number: f"in round {number:g}", words.count)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -109,36 +144,44 @@ class _Axis:
         return round(self.start + share * (self.stop - self.start), 1)
 
 
-def lines(title: str, rounds: Sequence[int], series: Sequence[Series], text: Callable[[float | None], str]) -> Chart:
-    """Lines over the rounds, with bands around those that have one.
+def lines(
+    title: str,
+    columns: Sequence[float],
+    series: Sequence[Series],
+    text: Callable[[float | None], str],
+    *,
+    along: Along = ROUNDS,
+) -> Chart:
+    """Lines over the rounds, or along something else, with the bands around them.
 
     Args:
         title: What it shows.
-        rounds: Number of each column, rising.
+        columns: Where each column is, rising: the number of a round.
         series: One line each; values that are not finite leave a gap.
         text: A value for people.
+        along: What the columns count.
     """
-    stride = -(-len(rounds) // MOST_POINTS)
-    kept = sorted({*range(0, len(rounds), stride), len(rounds) - 1}) if stride > 1 else list(range(len(rounds)))
-    rounds = [rounds[i] for i in kept]
+    stride = -(-len(columns) // MOST_POINTS)
+    kept = sorted({*range(0, len(columns), stride), len(columns) - 1}) if stride > 1 else list(range(len(columns)))
+    columns = [columns[i] for i in kept]
     series = [_kept(one, kept) for one in series]
     low, high = _range(series)
     step = _step(high - low)
     y = _Axis(math.floor(low / step) * step, math.ceil(high / step) * step, HEIGHT - BOTTOM, TOP)
-    x = _Axis(rounds[0], rounds[-1], LEFT + 6, WIDTH - RIGHT - 6)
-    xs = [x(number) for number in rounds]
-    shapes = [Shape("band", one.key, _band(xs, [*one.lowest], [*one.highest], y)) for one in series if len(one.lowest)]
+    x = _Axis(0.0 if along.units else columns[0], columns[-1], LEFT + 6, WIDTH - RIGHT - 6)
+    xs = [x(number) for number in columns]
+    shapes = [Shape("band", one.key, _band(xs, band, y)) for one in series for band in one.bands]
     for one in series:
         dots = tuple((at, y(v)) for at, v in zip(xs, one.values, strict=True) if _is_number(v))
         shapes.append(Shape("line", one.key, _line(xs, one.values, y), dots if len(dots) <= MOST_DOTS else ()))
     return Chart(
         title=title,
-        summary=f"{title} by round. " + " ".join(_trend(one, rounds, text) for one in series),
-        x_ticks=_round_ticks(rounds[0], rounds[-1], x),
+        summary=f"{title} by {along.name}. " + " ".join(_trend(one, columns, text, along) for one in series),
+        x_ticks=_ticks(columns[-1], x, along) if along.units else _round_ticks(int(columns[0]), int(columns[-1]), x),
         y_ticks=tuple(Tick(y(v), _short(text(v))) for v in _steps(y.low, y.high, step)),
         shapes=tuple(shapes),
         legend=tuple((one.key, one.name) for one in series),
-        hover=_hover(xs, [f"round {number}" for number in rounds], series, text),
+        hover=_hover(xs, [along.head(number) for number in columns], series, text),
         note=f"every {stride}th round is drawn" if stride > 1 else "",
     )
 
@@ -190,7 +233,7 @@ def bars(
     averaged = [dataclasses.replace(one, values=values) for one, values in zip(series, means, strict=True)]
     return Chart(
         title=title,
-        summary=f"{title} by round. " + " ".join(_trend(one, rounds, text) for one in series),
+        summary=f"{title} by round. " + " ".join(_trend(one, rounds, text, ROUNDS) for one in series),
         x_ticks=_round_ticks(first, last, x),
         y_ticks=tuple(Tick(y(v), _short(text(v)) if v else "0") for v in _steps(0.0, y.high, step)),
         shapes=tuple(shape for shape in shapes if shape.path),
@@ -204,11 +247,10 @@ def bars(
 
 def _kept(series: Series, columns: Sequence[int]) -> Series:
     def pick(values: Sequence[float | None]) -> list[float | None]:
-        return [values[i] for i in columns] if values else []
+        return [values[i] for i in columns]
 
-    return dataclasses.replace(
-        series, values=pick(series.values), lowest=pick(series.lowest), highest=pick(series.highest)
-    )
+    bands = [Band(pick(band.lowest), pick(band.highest), band.words) for band in series.bands]
+    return dataclasses.replace(series, values=pick(series.values), bands=bands)
 
 
 def _is_number(value: float | None) -> TypeGuard[float]:
@@ -220,7 +262,8 @@ def _range(series: Sequence[Series]) -> tuple[float, float]:
     seen = [value for one in series for value in one.values if _is_number(value)] or [0.0, 1.0]
     low, high = min(seen), max(seen)
     room = (high - low) or abs(low)
-    ends = [value for one in series for value in (*one.lowest, *one.highest) if _is_number(value)]
+    bands = [band for one in series for band in one.bands]
+    ends = [value for band in bands for value in (*band.lowest, *band.highest) if _is_number(value)]
     low, high = (
         min([low, *(max(value, low - room) for value in ends)]),
         max([high, *(min(value, high + room) for value in ends)]),
@@ -254,6 +297,13 @@ def _round_ticks(first: int, last: int, x: _Axis) -> tuple[Tick, ...]:
     return tuple(Tick(x(n), words.count(n)) for n in [first, *inner, last])
 
 
+def _ticks(last: float, x: _Axis, along: Along) -> tuple[Tick, ...]:
+    """Round numbers in the unit that fits, from nothing."""
+    unit = max((unit for unit in along.units if unit <= last), default=min(along.units))
+    step = unit * _step(last / unit if last > 0 else 1.0)
+    return tuple(Tick(x(n), _short(along.tick(n)) if n else "0") for n in _steps(0.0, last // step * step, step))
+
+
 def _line(xs: Sequence[float], values: Sequence[float | None], y: _Axis) -> str:
     """Rounds without a value are bridged, because metrics may be measured every few rounds only."""
     path, is_down = [], False
@@ -266,25 +316,25 @@ def _line(xs: Sequence[float], values: Sequence[float | None], y: _Axis) -> str:
     return "".join(path)
 
 
-def _band(xs: Sequence[float], lowest: Sequence[float | None], highest: Sequence[float | None], y: _Axis) -> str:
+def _band(xs: Sequence[float], band: Band, y: _Axis) -> str:
     ends = [
-        (at, y(max(a, y.low)), y(min(b, y.high)))
-        for at, a, b in zip(xs, lowest, highest, strict=True)
-        if a is not None and b is not None
+        (at, y(min(max(a, y.low), y.high)), y(max(min(b, y.high), y.low)))
+        for at, a, b in zip(xs, band.lowest, band.highest, strict=True)
+        if _is_number(a) and _is_number(b)
     ]
     there = "L".join(f"{at:g} {top:g}" for at, _, top in ends)
     back = "L".join(f"{at:g} {bottom:g}" for at, bottom, _ in reversed(ends))
     return f"M{there}L{back}z" if len(ends) > 1 else ""
 
 
-def _trend(series: Series, rounds: Sequence[int], text: Callable[[float | None], str]) -> str:
-    there = [(number, v) for number, v in zip(rounds, series.values, strict=True) if v is not None]
+def _trend(series: Series, columns: Sequence[float], text: Callable[[float | None], str], along: Along) -> str:
+    there = [(number, v) for number, v in zip(columns, series.values, strict=True) if v is not None]
     if not there:
         return f"{series.name}: nothing."
     (first, start), (last, end) = there[0], there[-1]
     if first == last:
-        return f"{series.name}: {text(start)} in round {first}."
-    return f"{series.name}: from {text(start)} in round {first} to {text(end)} in round {last}."
+        return f"{series.name}: {text(start)} {along.after(first)}."
+    return f"{series.name}: from {text(start)} {along.after(first)} to {text(end)} {along.after(last)}."
 
 
 def _hover(
@@ -293,10 +343,10 @@ def _hover(
     rows: list[tuple[str, str, list[str]]] = []
     for one in series:
         texts = ["" if v is None else text(v) for v in one.values]
-        if one.lowest:
+        for band in one.bands:
             texts = [
-                f"{value} ({text(low)} to {text(high)} at single sites)" if low is not None and low != high else value
-                for value, low, high in zip(texts, one.lowest, one.highest, strict=True)
+                f"{value} ({text(low)} to {text(high)} {band.words})" if low is not None and low != high else value
+                for value, low, high in zip(texts, band.lowest, band.highest, strict=True)
             ]
         rows.append((one.key, one.name, texts))
     return {"x": list(xs), "head": list(heads), "rows": rows}

@@ -16,6 +16,7 @@ from fl import __version__
 from fl.files import write_atomic
 from fl.report import picture, view, words
 from fl.report.facts import Answer, Facts, Format, Round
+from fl.report.measured import SIMULATED
 
 JSON_FORMAT = 1
 """Version of the JSON file's keys; adding a key does not change it."""
@@ -85,19 +86,36 @@ def rounds_csv(facts: Facts) -> str:
         ]
         for entry in facts.rounds
     )
-    return _csv(header, rows)
+    return table_csv(header, rows)
 
 
 def sites_csv(facts: Facts) -> str:
-    """A row a request: round, phase, attempt, site, and what came of it. Metrics are named ``metric_<metric>``."""
+    """A row a request: round, phase, attempt, site, and what came of it.
+
+    Metrics are named ``metric_<metric>``, what a simulation says of its sites ``simulated_<key>``.
+    """
     answers = [*facts.initialisation, *(answer for entry in facts.rounds for answer in entry.answers)]
-    plain = [field.name for field in dataclasses.fields(Answer) if field.name != "metrics"]
+    plain = [field.name for field in dataclasses.fields(Answer) if field.name not in ("metrics", "simulated")]
     names = sorted({name for answer in answers for name in answer.metrics})
+    told = [name for name in SIMULATED if any(name in answer.simulated for answer in answers)]
     rows = (
-        [*(getattr(answer, name) for name in plain), *(answer.metrics.get(name) for name in names)]
+        [
+            *(getattr(answer, name) for name in plain),
+            *(answer.metrics.get(name) for name in names),
+            *(answer.simulated.get(name) for name in told),
+        ]
         for answer in answers
     )
-    return _csv([*plain, *(f"metric_{name}" for name in names)], rows)
+    return table_csv([*plain, *(f"metric_{name}" for name in names), *(f"simulated_{name}" for name in told)], rows)
+
+
+def table_csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table for spreadsheets: a text that begins like a formula stays a text."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\r\n")
+    writer.writerow([_cell(name) for name in header])
+    writer.writerows([_cell(value) for value in row] for row in rows)
+    return text.getvalue()
 
 
 def _html(facts: Facts) -> str:
@@ -120,14 +138,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, datetime.datetime):
         return value.isoformat()
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\r\n")
-    writer.writerow([_cell(name) for name in header])
-    writer.writerows([_cell(value) for value in row] for row in rows)
-    return text.getvalue()
 
 
 def _cell(value: object) -> object:

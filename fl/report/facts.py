@@ -47,6 +47,7 @@ class Session:
         at_s: When that was, see the module.
         host: Its computer.
         pid: Its number there.
+        updated: Its last event, wall clock, UTC; in a simulation ``active_s`` is simulated time.
         active_s: From its first event to its last.
         ended: ``completed``, ``failed`` or ``stopped`` with the reason; ``None`` while it runs, or if it was killed.
     """
@@ -55,6 +56,7 @@ class Session:
     at_s: float
     host: str
     pid: int
+    updated: datetime.datetime
     active_s: float
     ended: str | None
 
@@ -134,6 +136,7 @@ class Answer:
         out_of_memory: How often it ran out of memory and went on in smaller pieces.
         sent_bytes: Model size × times asked; what the transport adds is not counted.
         received_bytes: Its update.
+        simulated: What a simulation says of a simulated site, see ``fl.report.measured``.
     """
 
     round: int
@@ -156,6 +159,7 @@ class Answer:
     out_of_memory: int | None = None
     sent_bytes: int = 0
     received_bytes: int = 0
+    simulated: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,13 +22,17 @@ from fl.rounds.journal import read
 from fl.rounds.state import Record, RunState
 
 
-def gather(directory: Path) -> Facts:
+def gather(directory: Path, records: Sequence[Record] | None = None) -> Facts:
     """What the journal in a directory says; nothing is changed there, and it may be written meanwhile.
+
+    Args:
+        directory: The journal.
+        records: Its lines, if they were read already.
 
     Raises:
         JournalError: If it is not a journal, damaged, of a newer format, or nothing was written yet.
     """
-    records = read(directory)
+    records = read(directory) if records is None else records
     created = records[0].event if records else None
     if not isinstance(created, events.RunCreated):
         raise JournalError(
@@ -91,20 +95,28 @@ def _run(
 
 def _sessions(timed: Iterable[tuple[float, Record]]) -> tuple[Session, ...]:
     begun: list[tuple[float, datetime.datetime, events.RunStarted]] = []
-    last_s: list[float] = []
+    last: list[tuple[float, datetime.datetime]] = []
     ended: list[str | None] = []
     for at_s, record in timed:
         if isinstance(record.event, events.RunStarted):
             begun.append((at_s, record.time, record.event))
-            last_s.append(at_s)
+            last.append((at_s, record.time))
             ended.append(None)
         elif begun:
-            last_s[-1] = at_s
+            last[-1] = at_s, record.time
             if isinstance(record.event, events.RunEnded):
                 ended[-1] = f"{record.event.status}: {record.event.reason}"
     return tuple(
-        Session(started=time, at_s=at_s, host=event.host, pid=event.pid, active_s=round(until_s - at_s, 3), ended=end)
-        for (at_s, time, event), until_s, end in zip(begun, last_s, ended, strict=True)
+        Session(
+            started=time,
+            at_s=at_s,
+            host=event.host,
+            pid=event.pid,
+            updated=updated,
+            active_s=round(until_s - at_s, 3),
+            ended=end,
+        )
+        for (at_s, time, event), (until_s, updated), end in zip(begun, last, ended, strict=True)
     )
 
 

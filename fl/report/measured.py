@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import types
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -61,3 +62,28 @@ def machine(report: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, int | float) and not isinstance(value, bool):
             facts[name] = value
     return facts
+
+
+SIMULATED: dict[str, type | types.UnionType] = {
+    "simulated_s": int | float,
+    "down_s": int | float,
+    "compute_s": int | float,
+    "up_s": int | float,
+    "down_bytes": int | float,
+    "up_bytes": int | float,
+    "link": str,
+    "hostile": str,
+}
+"""What a simulation says of a site's part in a round: seconds for the whole, for the model to come, for training and
+for the update to go; bytes both ways; names of its link and of what it does to harm."""
+
+
+def simulated(report: dict[str, Any]) -> dict[str, Any]:
+    """What a simulation says of a simulated site; empty for a real one."""
+    if "simulated_s" not in report and "hostile" not in report:
+        return {}
+    return {
+        name: report[name]
+        for name, kind in SIMULATED.items()
+        if isinstance(report.get(name), kind) and not isinstance(report[name], bool)
+    }

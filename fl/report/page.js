@@ -1,7 +1,7 @@
 "use strict";
 (() => {
   const tip = document.getElementById("tip");
-  const outcomes = JSON.parse(document.getElementById("outcomes").textContent);
+  const outcomes = JSON.parse(document.getElementById("outcomes")?.textContent ?? "{}");
 
   const show = (x, y, head, rows) => {
     tip.replaceChildren();

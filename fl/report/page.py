@@ -26,7 +26,7 @@ MOST_REASONS = 100
 
 def render(facts: Facts) -> str:
     """The page, a few MB at most for any number of rounds and sites."""
-    script, style = _file("page.js"), _file("page.css")
+    script, style = asset("page.js"), asset("page.css")
     timelines = timeline.timelines(facts)
     sites = view.sites_shown(facts)
     html = _template().render(
@@ -34,7 +34,7 @@ def render(facts: Facts) -> str:
         run=facts.run,
         script=Markup(script),  # noqa: S704  # our own files, not what a run says
         style=Markup(style),  # noqa: S704
-        policy=f"default-src 'none'; script-src {_digest(script)}; style-src {_digest(style)}; base-uri 'none'",
+        policy=policy(script, style),
         generated=datetime.datetime.now(datetime.UTC),
         version=__version__,
         tiles=view.tiles(facts),
@@ -77,10 +77,14 @@ def left_out(facts: Facts, num_timelines: int) -> dict[str, str]:
     return found
 
 
-@functools.cache
-def _template() -> jinja2.Template:
+def environment(package: str = "fl.report") -> jinja2.Environment:
+    """What draws the templates of a package, ``parts.html`` of this one among them."""
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=jinja2.FunctionLoader(lambda name: asset(name, "fl.report" if name == "parts.html" else package)),
     )
     environment.filters |= {
         "seconds": words.seconds,
@@ -93,7 +97,22 @@ def _template() -> jinja2.Template:
         "prose": _prose,
     }
     environment.globals |= {"metric": words.metric, "plural": words.plural, "slug": _slug}
-    return environment.from_string(_file("page.html"))
+    return environment
+
+
+def policy(script: str, style: str) -> str:
+    """A content security policy under which this script and style run and apply, and nothing is loaded."""
+    return f"default-src 'none'; script-src {_digest(script)}; style-src {_digest(style)}; base-uri 'none'"
+
+
+def asset(name: str, package: str = "fl.report") -> str:
+    """A file that lies beside the modules of a package."""
+    return (resources.files(package) / name).read_text(encoding="utf-8")
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    return environment().get_template("page.html")
 
 
 def _prose(text: str) -> Markup:
@@ -107,7 +126,3 @@ def _slug(text: str) -> str:
 
 def _digest(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
-def _file(name: str) -> str:
-    return (resources.files("fl.report") / name).read_text(encoding="utf-8")

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from fl.report.facts import Answer, Attempt, Outcome, Round
-from fl.report.measured import machine, measured
+from fl.report.measured import machine, measured, simulated
 from fl.rounds import events
 from fl.rounds.events import RoundOpened
 from fl.rounds.state import Record, RoundState
@@ -109,7 +109,8 @@ class Story:
             case events.RoundOpened() as event:
                 self._open(event)
             case events.UpdateLanded() as event:
-                facts = {**machine(event.report), "received_bytes": event.size_bytes}
+                told = {**machine(event.report), "simulated": simulated(event.report)}
+                facts = {**told, "received_bytes": event.size_bytes}
                 self._answered(event, "train", event.attempt, facts)
             case events.UpdateDropped() as event:
                 self._drop(event)

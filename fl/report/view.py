@@ -15,7 +15,7 @@ from typing import Any, get_args, get_type_hints
 
 from fl.config import field_docs
 from fl.report import charts, words
-from fl.report.charts import Chart, Series
+from fl.report.charts import Band, Chart, Series
 from fl.report.facts import SEVERITY, Facts, Outcome, Place, Round, SiteSummary
 from fl.rounds.config import RunConfig
 
@@ -166,9 +166,8 @@ def curves(facts: Facts) -> list[Chart]:
             values = [entry.metric(place, name) for entry in facts.rounds]
             if any(value is not None for value in values):
                 ends = [_ends(entry, place, name) for entry in facts.rounds]
-                has_band = any(low != high for low, high in ends)
-                lowest, highest = ([end[i] for end in ends] if has_band else [] for i in (0, 1))
-                series.append(Series(place, title, values, lowest, highest))
+                band = Band([low for low, _ in ends], [high for _, high in ends])
+                series.append(Series(place, title, values, [band] if band.lowest != band.highest else []))
         unit = " (per cent of examples)" if words.is_share(name) else ""
         found.append(charts.lines(name + unit, numbers, series, partial(words.metric, name)))
     return found
@@ -285,9 +284,9 @@ def site_metrics(sites: Sequence[SiteSummary]) -> list[tuple[Place, str]]:
     return found
 
 
-def config_tables(facts: Facts) -> list[tuple[str, str, list[ConfigRow]]]:
-    """The run file, a table at a time: its name, what it is, its keys."""
-    known, about = get_type_hints(RunConfig), field_docs(RunConfig)
+def config_tables(facts: Facts, schema: type = RunConfig) -> list[tuple[str, str, list[ConfigRow]]]:
+    """The run file, or tables of another schema, one at a time: its name, what it is, its keys."""
+    known, about = get_type_hints(schema), field_docs(schema)
     found = []
     for name in sorted(facts.config, key=lambda name: [*known].index(name) if name in known else len(known)):
         table = facts.config[name]

@@ -68,21 +68,20 @@ def commit(journal: Journal, number: int, folding: Folding) -> None:
     with contextlib.ExitStack() as stack:
         model = stack.enter_context(open_model(journal))
         state = {name: stack.enter_context(file) for name, file in open_state(journal).items()}
-        updates = spool.open_updates(journal, number)
-        for file, _ in updates:
-            stack.callback(file.close)
+        updates = spool.open_updates(journal, number, stack)
         writers: dict[str, ArrayWriter] = {}
         blocks = folding.fold(
             model.layout,
             model.vector_P,
-            [update for _, update in updates],
+            updates,
             {name: file.vector_P for name, file in state.items()},
             round=number,
         )
         for block in blocks:
             for name, part in {MODEL: block.model, **block.state}.items():
                 if name not in writers:
-                    writers[name] = stack.enter_context(ArrayWriter(directory / file_name(name), model.layout))
+                    path = directory / file_name(name)
+                    writers[name] = stack.enter_context(ArrayWriter(path, model.layout, durable=journal.durable))
                 writers[name].write(part)
             for mapped in (model, *state.values()):
                 mapped.release()  # behind us; so that the old model doesn't stay in memory beside the new one
@@ -134,12 +133,20 @@ def verify(journal: Journal) -> None:
             )
 
 
-def tidy(journal: Journal, *, keep_updates: bool, keep_models: int) -> None:
-    """Remove what the configuration does not ask to keep: updates of committed rounds, old models and states."""
+def tidy(journal: Journal, *, keep_updates: bool, keep_models: int, whole: bool = False) -> None:
+    """Remove what the configuration does not ask to keep: updates of committed rounds, old models and states.
+
+    Args:
+        journal: The run's.
+        keep_updates: See ``JournalConfig``.
+        keep_models: Likewise.
+        whole: Look at every round, not only at those that the newest one has made old.
+    """
     newest = journal.state.committed_rounds
-    for path in sorted((journal.directory / "rounds").glob("[0-9]*")):
-        number = int(path.name)
-        if number > newest:
+    journal.held.clear()
+    for number in range(0 if whole else max(0, newest - keep_models), newest + 1):
+        path = round_directory(journal.directory, number)
+        if not path.is_dir():
             continue
         if not keep_updates:
             for update in spool.update_files(journal.directory, number):
@@ -151,8 +158,9 @@ def tidy(journal: Journal, *, keep_updates: bool, keep_models: int) -> None:
         if number < newest:
             for old in path.glob("state-*.safetensors"):
                 old.unlink()
-        with contextlib.suppress(OSError):  # it still holds something
-            path.rmdir()
+        if number <= newest - keep_models:
+            with contextlib.suppress(OSError):  # it still holds something
+                path.rmdir()
 
 
 def model_path(directory: Path, number: int) -> Path:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import statistics
 from collections.abc import Iterable, Sequence
+
+import numpy as np
 
 from fl import seeding
 from fl.config import share_or_count
@@ -42,38 +45,45 @@ def plan(config: RoundConfig, online: Sequence[str], landed: Iterable[str], *, s
 
     Args:
         config: The ``[round]`` table.
-        online: Sites that can be asked.
+        online: Sites that can be asked, sorted; a sequence of any length, of which only the chosen are looked at.
         landed: Sites whose update already landed in an earlier attempt; they count, and stay in the cohort.
         seed: Of the attempt; the same seed and sites give the same cohort.
         minimum: The fewest updates that the strategy can fold.
     """
     landed = set(landed)
-    candidates = sorted(landed | set(online))
+    candidates = sorted(landed | set(online)) if landed else online
     wanted = min(len(candidates), max(minimum, share_or_count(config.cohort, len(candidates))))
     quorum = max(minimum, share_or_count(config.quorum, wanted))
     asked = min(len(candidates), math.ceil(wanted * (1 + config.over_selection) - 1e-9))
-    others = [site for site in candidates if site not in landed]
-    drawn = seeding.generator(seed).permutation(len(others))[: max(0, asked - len(landed))]
-    cohort = tuple(sorted(landed | {others[i] for i in drawn}))
+    others = [site for site in candidates if site not in landed] if landed else candidates
+    cohort = tuple(sorted(landed.union(draw(others, max(0, asked - len(landed)), seed=seed))))
     return Plan(cohort=cohort, wanted=wanted, quorum=quorum)
 
 
+def draw(sites: Sequence[str], number: int, *, seed: int) -> tuple[str, ...]:
+    """So many of the sites, at random without replacement, in their order; all of them if there are not more.
+
+    Time and memory are those of the number drawn, however many sites there are.
+    """
+    if number >= len(sites):
+        return tuple(sites)
+    chosen = seeding.generator(seed).choice(len(sites), number, replace=False, shuffle=False)
+    return tuple(sites[int(i)] for i in np.sort(chosen))
+
+
 def deadline_s(config: RoundConfig, earlier: Iterable[RoundState]) -> float:
-    """How long an attempt may last.
+    """How long an attempt may last, given earlier rounds, the newest first.
 
     Fixed by the configuration, or a multiple of the slowest survivor's time in the median of the last rounds. The
     result is recorded when the round opens, so a resumed round keeps it.
     """
     if config.deadline_s != "auto":
         return float(config.deadline_s)
-    slowest = [
-        waited_s
-        for entry in sorted(earlier, key=lambda entry: entry.number)
-        if entry.closed and (waited_s := _slowest_s(entry, entry.closed.survivors)) is not None
-    ]
+    known = (_slowest_s(entry, entry.closed.survivors) for entry in earlier if entry.closed)
+    slowest = list(itertools.islice((waited_s for waited_s in known if waited_s is not None), ROUNDS_REMEMBERED))
     if not slowest:
         return config.deadline_max_s
-    expected = config.deadline_factor * statistics.median(slowest[-ROUNDS_REMEMBERED:])
+    expected = config.deadline_factor * statistics.median(slowest)
     return min(config.deadline_max_s, max(config.deadline_min_s, math.ceil(expected)))
 
 

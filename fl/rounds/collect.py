@@ -93,9 +93,7 @@ class PlainCollecting:
         request = reply.request
         if reply.num_examples <= 0:
             raise spool.UnusableError("no_examples", f"{reply.num_examples} examples were trained on")
-        self.journal.round_directory(request.round)
-        path = spool.update_path(self.journal.directory, request.round, reply.site)
-        _, digest = spool.spool(path, reply.arrays or {}, layout, algorithm="crc32")
+        digest = spool.land(self.journal, request.round, reply.site, reply.arrays or {}, layout)
         self.journal.append(
             events.UpdateLanded(
                 round=request.round,

@@ -104,11 +104,15 @@ class EvaluationConfig:
     sites_every: int = 1
     """Evaluate at the sites every so many rounds; 0 never."""
 
+    cohort: int | float = 1.0
+    """How many sites evaluate: a share of the sites online (``0.5``) or a count (``20``), drawn for each time."""
+
     centre_every: int = 0
     """Evaluate at the centre, on the task's own held-out data, every so many rounds; 0 never. Needs torch there."""
 
     def __post_init__(self) -> None:
         check_range("evaluation.sites_every", self.sites_every, at_least=0)
+        check_share_or_count("evaluation.cohort", self.cohort)
         check_range("evaluation.centre_every", self.centre_every, at_least=0)
 
 
@@ -192,6 +196,9 @@ class RunConfig:
 
     journal: JournalConfig = dataclasses.field(default_factory=JournalConfig)
     """What is kept on disk."""
+
+    simulation: dict[str, Any] | None = None
+    """What a simulation adds, written by ``fl sim``: who the sites are, how fast and how reliable."""
 
     def __post_init__(self) -> None:
         for table in ("task", "strategy"):

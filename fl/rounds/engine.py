@@ -17,6 +17,7 @@ from pathlib import Path
 
 from fl import seeding
 from fl.arrays import ArrayFile, Arrays, Layout
+from fl.config import share_or_count
 from fl.errors import RunError, TooFewSitesError
 from fl.metrics import weighted_mean
 from fl.rounds import checkpoint, cohort, events, spool
@@ -89,7 +90,8 @@ class Engine:
         self.journal.append(events.RunStarted(pid=os.getpid(), host=socket.gethostname()))
         try:
             self._initialise()
-            for number in range(1, self.config.run.rounds + 1):
+            self._tidy(whole=True)  # of what the last process could not
+            for number in range(self.state.committed_rounds or 1, self.config.run.rounds + 1):
                 self._train(number)
                 self._evaluate(number)
                 self._tidy()
@@ -219,9 +221,13 @@ class Engine:
 
     def _drop_damaged(self, number: int) -> None:
         """Forget updates that changed on disk since they landed: their sites are asked again."""
-        for landed, reason in spool.damaged(self.journal, number):
-            log.warning("round %d: the update of %s is asked for again: %s", number, landed.site, reason)
+        dropped = list(spool.damaged(self.journal, number))
+        for landed, reason in dropped:
             self.journal.append(events.UpdateDropped(round=number, site=landed.site, reason=reason))
+        if dropped:
+            (first, reason), others = dropped[0], len(dropped) - 1
+            more = f" and {others} more are" if others else " is"
+            log.warning("round %d: the update of %s%s asked for again: %s", number, first.site, more, reason)
 
     # ---- evaluate: at the sites, at the centre ----
 
@@ -243,9 +249,14 @@ class Engine:
     def _evaluate_at_sites(self, number: int) -> None:
         entry = self.state.round(number)
         if entry.evaluation is None:
-            cohort_sites = tuple(self.exchange.sites.online())
+            online = self.exchange.sites.online()
+            asked_sites = cohort.draw(
+                online,
+                share_or_count(self.config.evaluation.cohort, len(online)),
+                seed=seeding.derive(self.config.run.seed, "evaluation cohort", number),
+            )
             self.journal.append(
-                events.EvaluationOpened(round=number, cohort=cohort_sites, deadline_s=self._deadline_s(number + 1))
+                events.EvaluationOpened(round=number, cohort=asked_sites, deadline_s=self._deadline_s(number + 1))
             )
         evaluation = entry.evaluation
         assert evaluation
@@ -294,12 +305,12 @@ class Engine:
         return closed.survivors if closed else ()
 
     def _deadline_s(self, number: int) -> float:
-        earlier = [entry for entry in self.state.rounds.values() if entry.number < number]
+        earlier = (self.state.round(before) for before in range(number - 1, 0, -1))
         return cohort.deadline_s(self.config.round, earlier)
 
-    def _tidy(self) -> None:
+    def _tidy(self, *, whole: bool = False) -> None:
         keep = self.config.journal
-        checkpoint.tidy(self.journal, keep_updates=keep.keep_updates, keep_models=keep.keep_models)
+        checkpoint.tidy(self.journal, keep_updates=keep.keep_updates, keep_models=keep.keep_models, whole=whole)
 
 
 def _in_words(metrics: Mapping[str, float]) -> str:

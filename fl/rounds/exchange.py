@@ -17,9 +17,6 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-POLL_S = 1.0
-"""How long to wait for replies, or for sites to come online, before looking at the clock again."""
-
 
 class Window:
     """The time in which replies are taken, on the monotonic clock."""
@@ -84,7 +81,7 @@ class Exchange:
         while True:
             present = self.sites.online()
             left_out = without(present)
-            online = [site for site in present if site not in left_out]
+            online = [site for site in present if site not in left_out] if left_out else present
             needed = cohort.needed(self.config, len(online), minimum=self.minimum)
             expected = [site for site in returning if site not in present]
             if len(online) >= needed and (not expected or window.passed_s >= self.config.rejoin_s):
@@ -98,7 +95,7 @@ class Exchange:
             if not told:
                 log.info("%s: waiting for %s", purpose, ", ".join(expected) or f"{needed - len(online)} more sites")
                 told = True
-            self.journal.clock.sleep(POLL_S)
+            self.journal.clock.sleep(self.journal.clock.poll_s)
 
     def replies(self, request: Request, asked: Collection[str], window: Window) -> Iterator[tuple[Reply, float]]:
         """The replies to a request as they land, with how long they took, until all have or the window closes.
@@ -107,7 +104,7 @@ class Exchange:
         """
         waiting = set(asked)
         while waiting and window.left_s > 0:
-            for reply in self.sites.replies(min(POLL_S, window.left_s)):
+            for reply in self.sites.replies(min(self.journal.clock.poll_s, window.left_s)):
                 earlier = reply.request
                 if earlier.stage == "forget":
                     continue  # nobody waits for it

@@ -29,10 +29,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from fl import __version__
 from fl.errors import JournalError
 from fl.files import Lock, storage_error, sync_directory, write_atomic
 from fl.rounds import events
+from fl.rounds.environment import environment
 from fl.rounds.events import Event
 from fl.rounds.state import Record, RunState
 
@@ -43,11 +47,21 @@ CHECK_LENGTH = 16
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Clock:
-    """Where time comes from. Durations and deadlines use ``monotonic`` alone, so a wall clock may jump."""
+    """Where time comes from. Durations and deadlines use ``monotonic`` alone, so a wall clock may jump.
+
+    Attributes:
+        monotonic: Seconds from any origin, never going back.
+        wall: Seconds since 1970, UTC.
+        sleep: Lets so many seconds pass.
+        poll_s: How long to wait for replies, or for sites to come online, before looking at the clock again.
+        origin_s: What ``monotonic`` said when the run began; ``None``: when the journal was opened.
+    """
 
     monotonic: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
     sleep: Callable[[float], None] = time.sleep
+    poll_s: float = 1.0
+    origin_s: float | None = None
 
 
 class Journal:
@@ -56,10 +70,24 @@ class Journal:
     Attributes:
         directory: Where it is.
         state: What the events so far amount to, kept up to date with each ``append``.
+        durable: Whether the disk is waited for.
+        held: Updates of the open round that are kept in memory, by site; see ``fl.rounds.spool``.
+        held_limit_bytes: How many bytes of them.
+        listener: Told of each line after it was written.
     """
 
-    def __init__(self, directory: Path, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self, directory: Path, *, clock: Clock | None = None, durable: bool = True, held_limit_bytes: int = 0
+    ) -> None:
         """Open an existing journal, cutting off a torn tail.
+
+        Args:
+            directory: Where it is.
+            clock: Where time comes from.
+            durable: Wait for the disk with each line and file. Without it a killed process loses nothing, a power
+                failure the last seconds.
+            held_limit_bytes: Keep updates of the open round in memory up to so many bytes, instead of on disk. A run
+                that is resumed asks for them again.
 
         Raises:
             BusyError: If another process is writing it.
@@ -67,6 +95,9 @@ class Journal:
         """
         self.directory = directory
         self.clock = clock or Clock()
+        self.durable, self.held_limit_bytes = durable, held_limit_bytes
+        self.listener: Callable[[Record], None] = lambda record: None
+        self.held: dict[str, npt.NDArray[np.float32]] = {}
         self._events_path = directory / EVENTS
         if not self._events_path.is_file():
             raise JournalError(
@@ -80,7 +111,7 @@ class Journal:
             if self.state.created is None:
                 raise JournalError(f"{self._events_path} does not begin with a whole line", hint="start a new run")
             self._seq, self._check = reader.seq, reader.check
-            self._started = self.clock.monotonic()
+            self._started = self.clock.monotonic() if self.clock.origin_s is None else self.clock.origin_s
             self._file = self._events_path.open("r+b", buffering=0)
             self._file.seek(reader.offset)
             if reader.torn_bytes:
@@ -91,13 +122,23 @@ class Journal:
             raise
 
     @classmethod
-    def create(cls, directory: Path, config: dict[str, Any], *, clock: Clock | None = None) -> Journal:
+    def create(
+        cls,
+        directory: Path,
+        config: dict[str, Any],
+        *,
+        clock: Clock | None = None,
+        durable: bool = True,
+        held_limit_bytes: int = 0,
+    ) -> Journal:
         """Begin the journal of a new run.
 
         Args:
             directory: Must not exist, or be empty.
             config: The resolved configuration, with ``run.name``, ``run.rounds`` and ``run.seed``.
             clock: Where time comes from.
+            durable: As for an existing one.
+            held_limit_bytes: Likewise.
 
         Raises:
             JournalError: If something is already there.
@@ -123,10 +164,10 @@ class Journal:
         write_atomic(directory / "environment.json", json.dumps(environment(), indent=2) + "\n")
         # With its first line the journal is there, without it there is none.
         write_atomic(directory / EVENTS, _encode(Record(0, now, 0.0, created), "")[0])
-        return cls(directory, clock=clock)
+        return cls(directory, clock=clock, durable=durable, held_limit_bytes=held_limit_bytes)
 
     def append(self, event: Event) -> None:
-        """Write an event and wait until the disk has it.
+        """Write an event, and wait until the disk has it if the journal is durable.
 
         Raises:
             StorageError: If the disk is full or refuses; the line is taken back.
@@ -139,13 +180,15 @@ class Journal:
             view = memoryview(line)
             while view:
                 view = view[os.write(self._file.fileno(), view) :]
-            os.fsync(self._file.fileno())
+            if self.durable:
+                os.fsync(self._file.fileno())
         except OSError as err:
             self._file.seek(offset)
             self._file.truncate()
             raise storage_error(self._events_path, err) from err
         self._seq, self._check = self._seq + 1, check
         self.state.apply(record)
+        self.listener(record)
 
     def round_directory(self, number: int) -> Path:
         """The directory of a round's files, made if need be."""
@@ -153,7 +196,8 @@ class Journal:
         if not path.is_dir():
             try:
                 path.mkdir(parents=True)
-                sync_directory(path.parent)
+                if self.durable:
+                    sync_directory(path.parent)
             except OSError as err:
                 raise storage_error(path, err) from err
         return path
@@ -271,25 +315,6 @@ def follow(directory: Path, *, poll_s: float = 0.2, until: Callable[[], bool] = 
 def round_directory(directory: Path, number: int) -> Path:
     """Where the files of a round are."""
     return directory / "rounds" / f"{number:04d}"
-
-
-def environment() -> dict[str, Any]:
-    """Versions and machine of this process, stored with the run."""
-    import importlib.metadata
-    import platform
-
-    def installed(package: str) -> str | None:
-        try:
-            return importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            return None
-
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cores": os.cpu_count(),
-        "packages": {name: installed(name) for name in ("fedfleet", "flwr", "numpy", "torch", "cryptography")},
-    }
 
 
 def _encode(record: Record, previous: str) -> tuple[bytes, str]:

@@ -5,6 +5,7 @@ What cannot be folded is refused here, before it is on disk: parameters of anoth
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from fl.arrays import F32, ArrayFile, Arrays, Layout, flat_blocks, write_arrays
-from fl.digests import Algorithm, is_intact
+from fl.digests import Algorithm, Crc32, is_intact
 from fl.errors import FLError, JournalError
 from fl.rounds.journal import Journal, round_directory
 from fl.rounds.port import EVALUATION, Failure
@@ -39,7 +40,9 @@ class UnusableError(FLError):
         self.failure = Failure(code=code, reason=reason)
 
 
-def spool(path: Path, arrays: Arrays, layout: Layout | None, *, algorithm: Algorithm = "sha256") -> tuple[Layout, str]:
+def spool(
+    path: Path, arrays: Arrays, layout: Layout | None, *, algorithm: Algorithm = "sha256", durable: bool = True
+) -> tuple[Layout, str]:
     """Write arrays to a file, checking them on the way.
 
     Args:
@@ -47,6 +50,7 @@ def spool(path: Path, arrays: Arrays, layout: Layout | None, *, algorithm: Algor
         arrays: What a site sent.
         layout: What it must look like; ``None`` takes it as it is.
         algorithm: Of the digest. An update lives for a round and needs no more than to be found damaged.
+        durable: Wait until the disk has it.
 
     Returns:
         The layout and the file's digest.
@@ -60,7 +64,32 @@ def spool(path: Path, arrays: Arrays, layout: Layout | None, *, algorithm: Algor
         raise UnusableError("wrong_shape", difference)
     if not found.size:
         raise UnusableError("no_parameters", "there are no parameters in it")
-    return found, write_arrays(path, found, _finite_blocks(arrays), algorithm=algorithm)
+    return found, write_arrays(path, found, _finite_blocks(arrays), algorithm=algorithm, durable=durable)
+
+
+def land(journal: Journal, number: int, site: str, arrays: Arrays, layout: Layout) -> str:
+    """Keep a site's update until its round is committed, on disk or, as far as the journal allows, in memory.
+
+    Returns:
+        Its digest.
+
+    Raises:
+        UnusableError: As ``spool`` does.
+        StorageError: If the disk is full or refuses.
+    """
+    if layout.size_bytes * (1 + len(journal.held)) > journal.held_limit_bytes:
+        journal.round_directory(number)
+        path = update_path(journal.directory, number, site)
+        return spool(path, arrays, layout, algorithm="crc32", durable=journal.durable)[1]
+    if difference := layout.difference(Layout.of(arrays)):
+        raise UnusableError("wrong_shape", difference)
+    vector_P = np.concatenate(list(flat_blocks(arrays)))
+    if not _adds_up(vector_P):
+        list(_finite_blocks(arrays))  # says which of them it is
+    journal.held[site] = vector_P
+    digest = Crc32()
+    digest.update(vector_P.data.cast("B"))
+    return digest.hexdigest()
 
 
 def drop_unnamed(journal: Journal) -> None:
@@ -77,8 +106,12 @@ def drop_unnamed(journal: Journal) -> None:
 def damaged(journal: Journal, number: int) -> Iterator[tuple[Landed, str]]:
     """Landed updates of a round whose file is missing or no longer matches its digest, and what is wrong."""
     for landed in _updates(journal, number):
+        path = update_path(journal.directory, number, landed.site)
+        if journal.held_limit_bytes and not path.exists():
+            yield landed, "it was in memory when the process ended"
+            continue
         try:
-            if is_intact(update_path(journal.directory, number, landed.site), landed.digest):
+            if is_intact(path, landed.digest):
                 continue
             yield landed, "its digest does not match"
         except JournalError as err:
@@ -92,15 +125,18 @@ def survivors(journal: Journal, number: int) -> list[Landed]:
     return [landed for landed in _updates(journal, number) if landed.site in (*entry.closed.survivors, SUM)]
 
 
-def open_updates(journal: Journal, number: int) -> list[tuple[ArrayFile, Update]]:
-    """The updates that a closed round folds, as maps."""
+def open_updates(journal: Journal, number: int, stack: contextlib.ExitStack) -> list[Update]:
+    """The updates that a closed round folds: maps, closed with the stack, or arrays in memory."""
     opened = []
     for landed in survivors(journal, number):
+        if (held := journal.held.get(landed.site)) is not None:
+            opened.append(Update(site=landed.site, num_examples=landed.num_examples, vector_P=held))
+            continue
         file = ArrayFile(update_path(journal.directory, number, landed.site))
-        update = Update(
-            site=landed.site, num_examples=landed.num_examples, vector_P=file.vector_P, release=file.release
+        stack.callback(file.close)
+        opened.append(
+            Update(site=landed.site, num_examples=landed.num_examples, vector_P=file.vector_P, release=file.release)
         )
-        opened.append((file, update))
     return opened
 
 
@@ -147,10 +183,15 @@ def _finite_blocks(arrays: Arrays) -> Iterator[F32]:
         name = next(names)
         for start in range(0, len(vector), CHECK_BLOCK):
             block = vector[start : start + CHECK_BLOCK]
-            # A sum is one pass without a temporary; it overflows only for numbers that are no update either way,
-            # but those are looked at one by one, so that the reason is the true one.
-            with np.errstate(over="ignore", invalid="ignore"):
-                total = float(np.add.reduce(block, dtype=np.float32))
-            if not math.isfinite(total) and not np.isfinite(block).all():
+            if not _adds_up(block) and not np.isfinite(block).all():
                 raise UnusableError("not_finite", f"{name} contains NaN or infinity")
         yield vector
+
+
+def _adds_up(vector: F32) -> bool:
+    """Whether the sum is finite, which takes one pass without a temporary.
+
+    It may overflow for finite numbers that are no update either way; whoever finds one looks at them one by one.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        return math.isfinite(float(np.add.reduce(vector, dtype=np.float32)))

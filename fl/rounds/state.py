@@ -87,6 +87,7 @@ class RunState:
         initialised: Set when the model of round 0 is there.
         rounds: By number.
         spent: Attempts with secure aggregation that were given up after sites may have been asked to unmask the sum.
+        committed_rounds: How many rounds have happened; they are 1 to this number.
         ended: Set when the run is over, unless it was taken up again since.
         updated: When the last event was written.
     """
@@ -97,6 +98,7 @@ class RunState:
     initialised: events.ModelInitialised | None = None
     rounds: dict[int, RoundState] = dataclasses.field(default_factory=dict)
     spent: int = 0
+    committed_rounds: int = 0
     ended: events.RunEnded | None = None
     updated: datetime.datetime | None = None
 
@@ -156,6 +158,7 @@ class RunState:
                 self.spent += any(closed.stage == "agree" for closed in entry.stages)
             case events.RoundCommitted() as event:
                 self.round(event.round).committed = event
+                self.committed_rounds = max(self.committed_rounds, event.round)
             case events.EvaluationOpened() as event:
                 self.round(event.round).evaluation = EvaluationState(event)
             case events.EvaluationLanded() as event if evaluation := self.round(event.round).evaluation:
@@ -166,11 +169,6 @@ class RunState:
     def round(self, number: int) -> RoundState:
         """The state of a round, empty if nothing is known of it yet."""
         return self.rounds.setdefault(number, RoundState(number))
-
-    @property
-    def committed_rounds(self) -> int:
-        """How many rounds have happened; they are 1 to this number."""
-        return max((number for number, entry in self.rounds.items() if entry.committed), default=0)
 
     @property
     def model_digest(self) -> str | None:

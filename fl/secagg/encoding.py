@@ -7,17 +7,15 @@ bytes can be hashed. Every hash and every derived key carries a label; none is u
 from __future__ import annotations
 
 import hashlib
-import re
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from fl.config import SITE_NAME
 from fl.secagg.errors import MessageError
 
 PROTOCOL = "fl-secagg/v1"
 LENGTH_BYTES = 4
-SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-"""What a site's id looks like."""
 
 Field = bytes | str | int
 

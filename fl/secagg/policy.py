@@ -10,11 +10,17 @@ import dataclasses
 import math
 from pathlib import Path
 
-from fl.config import check_range, load, read_toml
+from fl.config import check_range, load, read_toml, unknown
 from fl.secagg.config import RoundConfig
 from fl.secagg.errors import PolicyError
 from fl.secagg.parameters import MIN_SITES, Thresholds
 from fl.secagg.profiles import AES_SUITE, CHACHA_SUITE
+
+TABLES = ("secagg", "apps", "hours", "limits")
+"""Tables of a site's policy file; all but the first are the link's and the runner's (``edge.policy``)."""
+
+TABLES = ("secagg", "apps", "hours", "limits")
+"""Tables of a site owner's policy file; those other than ``secagg`` are the link's and the runner's."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,9 +78,13 @@ class SitePolicy:
         """The policy of a TOML file; its ``[secagg]`` table.
 
         Raises:
-            ConfigError: On a missing file, an unknown key, or a value out of its range.
+            ConfigError: On a missing file, an unknown table or key, or a value out of its range.
         """
-        return load(cls, read_toml(path).get("secagg", {}), table="secagg")
+        tables = read_toml(path)
+        for table in tables:
+            if table not in TABLES:  # a misspelt table would otherwise be a site without floors
+                raise unknown("table", table, TABLES)
+        return load(cls, tables.get("secagg", {}), table="secagg")
 
     def check_clear(self, phase: str) -> None:
         """Refuse to ``train`` or ``evaluate`` in clear, if secure aggregation is required here.

@@ -13,8 +13,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from fl.config import SITE_NAME
 from fl.secagg.documents import sign_document, text_of, verify_document
-from fl.secagg.encoding import SITE_NAME, H
+from fl.secagg.encoding import H
 from fl.secagg.errors import (
     RosterError,
     RosterExpiredError,

@@ -167,6 +167,9 @@ def _in_order(work: Callable[..., V], size: int, slots: Iterable[tuple[F32, ...]
     A slot is memory that a block has for itself until the result after its own is asked for.
     """
     memory = collections.deque(slots)
+    if size <= BLOCK_ELEMENTS:  # a thread would cost more than it does
+        yield work(slice(0, size), *memory[0])
+        return
     ahead = len(memory) - 1
     with ThreadPoolExecutor(threads, "fold") as pool:
         begun = (

@@ -80,6 +80,10 @@ class Site:
     num_partitions: int = 1
     """Without a ``data_dir``: into how many parts the common data is cut."""
 
+    examples: npt.NDArray[np.int64] | None = dataclasses.field(default=None, compare=False, repr=False)
+    """Without a ``data_dir``: which examples of the common data are this site's, by their place in ``labels``,
+    ascending; it then has no other part of them."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Task(abc.ABC):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from fl.errors import TaskError
@@ -55,20 +54,29 @@ def batches(
         shuffle: Where the order is drawn from; without it the order is the dataset's.
         at_most: End after so many batches.
     """
-    from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, TensorDataset
+    import torch
+    from torch.utils.data import DataLoader, TensorDataset
 
     sized: Any = dataset  # ``count`` has made sure of its length
-    order = RandomSampler(sized, generator=shuffle) if shuffle else SequentialSampler(sized)
-    index_batches = BatchSampler(order, batch_size, drop_last=False)
-    loader: DataLoader[Any]
-    if isinstance(dataset, TensorDataset):  # takes the indices of a whole batch at once: many times faster
-        loader = DataLoader(dataset, batch_size=None, sampler=index_batches)
-    else:
-        loader = DataLoader(dataset, batch_sampler=index_batches)
-    for batch in islice(loader, at_most):
-        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-            raise TaskError("the dataset gives something else than (input, target) pairs")
-        yield batch[0], batch[1]
+    places = torch.split(order(len(sized), shuffle), batch_size)[:at_most]
+    if isinstance(dataset, TensorDataset):  # takes the places of a whole batch at once: many times faster
+        yield from (_pair(dataset[some]) for some in places)
+        return
+    for batch in DataLoader(dataset, batch_sampler=[some.tolist() for some in places]):
+        yield _pair(batch)
+
+
+def order(num_examples: int, shuffle: torch.Generator | None) -> Tensor:
+    """The order of the examples in one pass, shape ``(num_examples,)``; the next pass draws on where this one ended."""
+    import torch
+
+    return torch.randperm(num_examples, generator=shuffle) if shuffle else torch.arange(num_examples)
+
+
+def _pair(batch: Any) -> tuple[Any, Any]:
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        raise TaskError("the dataset gives something else than (input, target) pairs")
+    return batch[0], batch[1]
 
 
 def size(batch: Any) -> int:

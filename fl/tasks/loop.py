@@ -8,6 +8,7 @@ repeats to the bit on a CPU (``fl.tasks.repeat``) and reports what it cost (``fl
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -281,6 +282,7 @@ class _Trainer:
         import torch
 
         training = self._training
+        torch.manual_seed(self._seed)  # what is random from here on doesn't hang on how the model was made
         order = torch.Generator().manual_seed(seeding.derive(self._seed, "order"))
         per_epoch = batches.num_batches(num_examples, training.batch_size, training.max_batches)
         seen: list[_Means] = []
@@ -334,7 +336,14 @@ class _Measured:
         self._task, self._model = task, model
         self._device_type, self._is_bfloat16 = device.type, precision == "bfloat16"
         self._outputs: Any = None
-        model.register_forward_hook(self._remember)
+        # Weakly, because a model that holds what holds it stays in memory until Python looks for such circles.
+        remember = weakref.WeakMethod(self._remember)
+
+        def hook(module: nn.Module, inputs: Any, outputs: Any) -> None:
+            if method := remember():
+                method(outputs)
+
+        model.register_forward_hook(hook)
 
     def loss(self, batch: tuple[Any, Any]) -> Tensor:
         """The mean loss over a batch on the device."""
@@ -360,7 +369,7 @@ class _Measured:
         measured = self._task.metrics(self._outputs, self._targets)
         return {**{name: float(value) for name, value in measured.items()}, "loss": self._loss.item()}
 
-    def _remember(self, model: nn.Module, inputs: Any, outputs: Any) -> None:
+    def _remember(self, outputs: Any) -> None:
         self._outputs = batches.detached(outputs)
 
 

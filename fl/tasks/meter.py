@@ -46,7 +46,7 @@ class Meter:
     ) -> None:
         wait_for(self._device)
         self.wall_s = time.perf_counter() - self._started_s
-        self.peak_memory_bytes = _peak_memory_bytes(self._device)
+        self.peak_memory_bytes = peak_memory_bytes(self._device)
         energy_after_j = self._read_energy_j()
         if self._energy_before_j is not None and energy_after_j is not None:
             self.energy_j = energy_after_j - self._energy_before_j
@@ -86,7 +86,8 @@ def energy_counter(device: torch.device) -> Callable[[], float | None]:
     return read
 
 
-def _peak_memory_bytes(device: torch.device) -> int:
+def peak_memory_bytes(device: torch.device) -> int:
+    """See ``Meter.peak_memory_bytes``."""
     import torch
 
     if device.type in ("cuda", "xpu"):

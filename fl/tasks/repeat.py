@@ -23,8 +23,8 @@ def repeatable(seed: int, device: torch.device, cpu_threads: int) -> Iterator[No
     """Fix everything that a training's result depends on, for as long as the context lasts.
 
     Global generators (torch's of the CPU and of ``device``, NumPy's, Python's) start from ``seed``. On a CPU
-    the number of threads is fixed and deterministic algorithms are preferred; an operation that has none
-    warns.
+    the number of threads is fixed, and with more than one deterministic algorithms are preferred; an operation that
+    has none warns.
 
     Guarantees:
         On one kind of CPU and one version of torch, the same work gives the same bits. Everything is put back
@@ -51,6 +51,7 @@ def repeatable(seed: int, device: torch.device, cpu_threads: int) -> Iterator[No
                 np.random.seed(seed % 2**32)
                 if on_cpu:
                     torch.set_num_threads(cpu_threads)
+                if on_cpu and cpu_threads > 1:  # one thread adds in one order; and asking takes torch a second at first
                     torch.use_deterministic_algorithms(True, warn_only=True)
                 yield
         finally:
@@ -58,4 +59,5 @@ def repeatable(seed: int, device: torch.device, cpu_threads: int) -> Iterator[No
             np.random.set_state(kept_numpy)
             if on_cpu:
                 torch.set_num_threads(kept_threads)
+            if on_cpu and cpu_threads > 1:
                 torch.use_deterministic_algorithms(kept_strict, warn_only=kept_warning)

@@ -19,14 +19,20 @@ EVALUATION_SHARE = 0.2
 
 
 def partition(num_examples: int, site: Site) -> I64:
-    """A site's part of common data that nobody has divided: at random, in equal parts.
+    """A site's part of common data: the examples that it names, or, where nobody has divided it, an equal part.
 
     Returns:
-        Indices, sorted; parts of different sites have none in common and together cover all examples.
+        Indices, ascending; equal parts of different sites have none in common and together cover all examples.
 
     Raises:
-        TaskError: If there is no such part.
+        TaskError: If there is no such part, or the site names examples that there are not.
+
+    Guarantees:
+        A site that names examples has what ``Task.write_shard`` would have put into its own directory, in the same
+        order.
     """
+    if site.examples is not None:
+        return _given(site.examples, num_examples, site.id)
     if not 0 <= site.partition_id < site.num_partitions:
         raise TaskError(
             f"site {site.id} asks for part {site.partition_id} of {site.num_partitions}",
@@ -34,6 +40,17 @@ def partition(num_examples: int, site: Site) -> I64:
         )
     order = seeding.generator(0, "partition").permutation(num_examples)
     return np.sort(np.array_split(order, site.num_partitions)[site.partition_id])
+
+
+def _given(examples: I64, num_examples: int, name: str) -> I64:
+    """The examples that a site names, checked: a task that lists files gives them in this order only if it ascends."""
+    if len(examples) and not 0 <= examples[0] <= examples[-1] < num_examples:
+        raise TaskError(
+            f"site {name} is given the examples {examples[0]} to {examples[-1]}, and there are {num_examples}"
+        )
+    if (np.diff(examples) < 0).any():
+        raise ValueError(f"the examples of site {name} are not ascending")
+    return examples
 
 
 def divide(num_examples: int, site: Site, part: Part, *, where: object = None) -> I64:

@@ -19,6 +19,7 @@ Every example goes to exactly one site. Kinds:
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
@@ -61,15 +62,17 @@ class SplitConfig:
         check_range("split.exponent", self.exponent, at_least=0)
         check_range("split.minimum", self.minimum, at_least=1)
 
-    def split(self, labels: npt.NDArray[Any], sites: int, seed: int) -> list[I64]:
+    def split(self, labels: npt.NDArray[Any], sites: int, seed: int, names: Sequence[str] | None = None) -> list[I64]:
         """Divide; see the function ``split``."""
-        return split(labels, sites, self.kind, seed, **{key: getattr(self, key) for key in _SHAPE})
+        return split(labels, sites, self.kind, seed, names=names, **{key: getattr(self, key) for key in _SHAPE})
 
 
 _SHAPE = ("alpha", "labels_per_site", "exponent", "minimum")
 
 
-def split(labels: npt.NDArray[Any], sites: int, kind: Kind, seed: int, **shape: Any) -> list[I64]:
+def split(
+    labels: npt.NDArray[Any], sites: int, kind: Kind, seed: int, *, names: Sequence[str] | None = None, **shape: Any
+) -> list[I64]:
     """Divide examples among sites.
 
     Args:
@@ -77,6 +80,7 @@ def split(labels: npt.NDArray[Any], sites: int, kind: Kind, seed: int, **shape: 
         sites: How many sites there are.
         kind: One of ``iid``, ``dirichlet``, ``label``, ``quantity``.
         seed: The same seed gives the same division.
+        names: What the sites are called, for errors; ``site 0`` and so on without them.
         shape: Other keys of ``SplitConfig``.
 
     Returns:
@@ -105,12 +109,16 @@ def split(labels: npt.NDArray[Any], sites: int, kind: Kind, seed: int, **shape: 
     parts = {"iid": _iid, "dirichlet": _dirichlet, "label": _by_label, "quantity": _by_quantity}[kind](
         labels, sites, config, random
     )
-    for site, part in enumerate(parts):
-        if len(part) < config.minimum:
-            raise ConfigError(
-                f"site {site} would have {len(part)} examples, at least {config.minimum} needed",
-                hint="take fewer sites, more labels_per_site, or another seed",
-            )
+    site = min(range(sites), key=lambda site: len(parts[site]))
+    if (fewest := len(parts[site])) < config.minimum:
+        name = names[site] if names else f"site {site}"
+        others = "take fewer sites, more labels_per_site, or another seed"
+        raise ConfigError(
+            f"{name} would have {fewest} examples, at least {config.minimum} needed",
+            hint=f"split.minimum = {fewest} lets this pass; or {others}"
+            if fewest
+            else f'{others}; or kind = "dirichlet", which fills every site up to split.minimum',
+        )
     return [np.sort(part).astype(np.int64) for part in parts]
 
 

@@ -13,6 +13,7 @@ from fl.flower.grid import FAILURES
 from fl.rounds.config import RunConfig, options
 from fl.strategies.registry import STRATEGIES, create
 from fl.tasks import registry
+from simulations import Scenario
 from tests.docs import pages
 
 
@@ -55,7 +56,7 @@ def test_every_code_of_a_failed_reply_is_documented():
 
 
 def tables():
-    """Every TOML block of the documentation that is a whole run file."""
+    """Every TOML block of the documentation that is a whole run file or scenario."""
     return [
         pytest.param(tomllib.loads(text), id=f"{page}-{number}")
         for page in pages.pages()
@@ -66,7 +67,7 @@ def tables():
 
 @pytest.mark.parametrize("table", tables())
 def test_each_run_file_in_the_documentation_is_one(table):
-    config = RunConfig.from_dict(table)
+    config = Scenario.from_dict(table).config
     if ":" not in config.task["name"]:
         registry.create(config.task["name"], options(config.task))
     if ":" not in config.strategy["name"]:

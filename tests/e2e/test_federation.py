@@ -147,7 +147,7 @@ def test_a_run_file_is_run_and_recorded(running, tmp_path):
 
 
 def test_a_stopped_run_is_resumed_where_it_ended(running, tmp_path):
-    (tmp_path / "run.toml").write_text(RUN_FILE.format(rounds=2))
+    (tmp_path / "run.toml").write_text(RUN_FILE.format(rounds=15))
     started = json.loads(fl("run", "start", tmp_path / "run.toml", "--detach", "--json", home=running.home).stdout)
 
     def rounds():
@@ -252,7 +252,8 @@ def test_a_superlink_that_is_killed_is_started_again_and_the_run_completes(up):
     federation = up("--sites", "2")
     argv = [FL, "run", "start", "--app", str(MEAN_APP), "-c", "rounds=2 pause-s=4", "--home", str(federation.home)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
-        wait_until(lambda: any("flwr-clientapp" in line for line in processes_of(federation.home).values()))
+        logs = list((federation.home / "sites").glob("*/supernode.log"))
+        wait_until(lambda: any("Received successfully" in log.read_text() for log in logs))
         superlink = [pid for pid, line in processes_of(federation.home).items() if "flower-superlink" in line]
         assert len(superlink) == 1
         os.kill(superlink[0], signal.SIGKILL)

@@ -46,7 +46,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 
 def kill(site: str, home: Path) -> None:
     """End a site's processes as a power cut does; ``fl up`` starts the site again."""
-    (number,) = [pid for pid, line in processes_of(home).items() if f"--name {site} " in line]
+    (number,) = [pid for pid, line in processes_of(home).items() if f" site run --home {home}/sites/{site} " in line]
     os.kill(number, signal.SIGKILL)
 
 
@@ -81,14 +81,16 @@ def test_a_run_with_secure_aggregation_outlives_a_site_and_its_receipts_hold(run
     assert not kinds & {events.UpdateLanded, events.EvaluationLanded}
     assert not list(journal.rglob("update-site*"))
 
-    receipt, secagg = journal / "rounds" / "0002" / "receipt.json", home / "keys" / "secagg"
-    words = verified(receipt, secagg / "roster.json", "--authority", str(secagg / "authority.pub"))
+    # The roster lies beside the receipt; the authority's key is the one that a site has pinned.
+    site, receipt = home / "sites" / "site-2" / "secagg", journal / "rounds" / "0002" / "receipt.json"
+    roster, authority = receipt.with_name("roster.json"), ("--authority", str(site / "authority.pub"))
+    words = verified(receipt, roster, *authority)
     assert "Proved: 4 of them signed" not in words
     assert "that the sum covers exactly these 3 sites: site-1, site-2, site-3" in words
     assert "Not proved: that the updates were honest" in words
-    kept = sorted((home / "sites" / "site-2" / "secagg" / "receipts").iterdir())
+    kept = sorted((site / "receipts").iterdir())
     assert len(kept) == 3
-    assert "The receipt of site site-2 is about round 2" in verified(kept[1], secagg / "roster.json")
+    assert "The receipt of site site-2 is about round 2" in verified(kept[1], roster, *authority)
 
 
 def test_a_server_killed_while_sites_reveal_goes_on_and_they_reveal_once_a_round(running: Up, tmp_path: Path) -> None:
@@ -122,7 +124,9 @@ def test_any_flower_app_has_secure_aggregation_with_a_line_at_each_end(running: 
     done = fl("run", "start", "--app", APP, *options, home=running.home)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "the line has slope" in done.stdout
-    roster = running.home / "keys" / "secagg" / "roster.json"
+    from server import local
+
+    roster = local.secagg_of(running.home) / "roster.json"
     receipts = sorted((tmp_path / "receipts").iterdir())
     assert len(receipts) == 2
     assert "exactly these 4 sites" in verified(receipts[-1], roster)

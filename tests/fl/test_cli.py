@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer
@@ -130,6 +132,7 @@ def test_a_bug_shows_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 SERVER_WITHOUT_TORCH = """
 import sys
+from pathlib import Path
 sys.modules["torch"] = None
 import fl.cli, fl.flower.server_app, fl.report, server.commands.run, server.commands.federation, edge.commands
 from fl.rounds.config import RunConfig
@@ -139,5 +142,20 @@ sys.exit(fl.cli.run(["--help"]) or fl.cli.run(["task", "list"]))
 
 
 def test_a_server_without_torch_has_all_its_commands() -> None:
-    done = subprocess.run([sys.executable, "-c", SERVER_WITHOUT_TORCH], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", SERVER_WITHOUT_TORCH], capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("fl ru", {"run"}),
+        ("fl run ", {"start", "resume", "list", "show", "log", "stop"}),
+        ("fl run start --de", {"--detach"}),
+    ],
+)
+def test_the_shell_completes_commands_and_options(words: str, offered: set[str]) -> None:
+    asked = {"_FL_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split(" ")) - 1)}
+    fl = str(Path(sys.executable).with_name("fl"))
+    done = subprocess.run([fl], env={**os.environ, **asked}, capture_output=True, text=True, timeout=110)
+    assert offered <= set(done.stdout.split()), done.stderr

@@ -13,10 +13,14 @@ import fl
 import server
 import simulations
 
+PROGRAMS = ("__main__", "server.store.migrations.env", "edge.fleet.worker")
+"""What runs when it is imported: alembic's steps ask for their context, and the worker has gevent patch the process."""
+
 MODULES = [
     name
     for package in (fl, server, edge, simulations)
     for _, name, _ in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    if not name.endswith(PROGRAMS)
 ]
 
 

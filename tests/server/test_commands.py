@@ -3,13 +3,14 @@ import json
 import pytest
 
 from fl import cli
-from fl.config import load
+from fl.config import load, to_dict
 from fl.rounds import events
 from fl.rounds.config import RunConfig
 from fl.rounds.journal import Journal
 from fl.rounds.state import Record, RunState
 from server import runs
 from server.commands import demo, progress
+from simulations import Scenario, simulate
 
 OPENED = {"attempt": 1, "seed": 1, "online": 3, "wanted": 3, "quorum": 2, "deadline_s": 60.0, "model_digest": "0"}
 LANDED = {
@@ -83,18 +84,11 @@ def test_a_wrong_command_line_is_refused_in_one_line(fl, tmp_path, arguments, co
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_site_needs_to_know_where_to_go(fl):
-    status, _, complained = fl("site", "run", "--name", "a")
+def test_a_site_that_has_not_joined_is_told_how_to(fl, tmp_path):
+    status, _, complained = fl("site", "run", "--home", tmp_path / "a")
     assert status == 2
-    assert "--superlink" in complained
-
-
-def test_a_site_with_a_wrong_address_is_refused(fl, tmp_path):
-    (tmp_path / "ca.crt").touch()
-    options = ["--superlink", "nowhere", "--ca", tmp_path / "ca.crt", "--name", "a", "--home", tmp_path / "a"]
-    status, _, complained = fl("site", "run", *options)
-    assert status == 2
-    assert "superlink is 'nowhere', must be host:port" in complained
+    assert f"{tmp_path / 'a'} is no site's home" in complained
+    assert "fl site join TOKEN" in complained
 
 
 @pytest.mark.parametrize("verb", ["log", "stop"])
@@ -152,10 +146,23 @@ def test_a_round_says_how_far_it_is(after, state):
     assert progress.round_facts(run.rounds[1])["state"] == state
 
 
-def test_the_demo_is_compared_with_central_training_on_the_centres_data():
+def test_the_demo_is_compared_with_central_training_on_the_centres_data(monkeypatch):
+    monkeypatch.setitem(demo.TRAINING, "epochs", 1)
     config = demo.run_config(sites=3, rounds=2, seed=5, secagg=True)
     assert config.evaluation.centre_every == 1
     assert config.round.min_online == 3
     pytest.importorskip("torch")
     reference = demo.centrally(config)
     assert reference["accuracy"] > 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_demo_comes_within_a_point_of_central_training(tmp_path):
+    """The same rounds, in this process: the sites' data, seeds and secure aggregation are those of ``fl demo``."""
+    pytest.importorskip("torch")
+    config = demo.run_config(sites=3, rounds=demo.ROUNDS, seed=demo.SEED, secagg=True)
+    scenario = Scenario.from_dict({**config.to_dict(), "population": {"sites": 3}, "split": to_dict(demo.SPLIT)})
+    state = simulate(scenario, tmp_path / "run", exact=True)
+    reached = state.rounds[demo.ROUNDS].evaluated["centre"].metrics["accuracy"]
+    assert reached > demo.centrally(config)["accuracy"] - 0.01

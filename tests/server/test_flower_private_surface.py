@@ -6,10 +6,23 @@ import inspect
 import pytest
 from google.protobuf.message import Message
 
+from edge.link import fleet as link
+from edge.runner import clientapp
+from edge.runner import flower as runtime
 from fl.flower import private as border
 from server import bundle, control
+from server.gateway import fleet as gateway
 
-TABLES = {**control.PRIVATE, **bundle.PRIVATE, **border.PRIVATE}
+TABLES = (
+    gateway.PRIVATE,
+    control.PRIVATE,
+    bundle.PRIVATE,
+    border.PRIVATE,
+    runtime.PRIVATE,
+    clientapp.PRIVATE,
+    link.PRIVATE,
+)
+ENTRIES = sorted({entry for table in TABLES for entry in table.items()})
 
 
 def private(name):
@@ -24,18 +37,21 @@ def is_message(found):
     return isinstance(found, type) and issubclass(found, Message)
 
 
-@pytest.mark.parametrize("name", [name for name in TABLES if callable(private(name)) and not is_message(private(name))])
-def test_a_private_function_takes_what_we_pass(name):
-    wanted = [word.strip() for word in TABLES[name].strip("()").split(",") if word.strip() not in ("", "*")]
+@pytest.mark.parametrize(
+    ("name", "taken"),
+    [(name, taken) for name, taken in ENTRIES if callable(private(name)) and not is_message(private(name))],
+)
+def test_a_private_function_takes_what_we_pass(name, taken):
+    wanted = [word.strip() for word in taken.strip("()").split(",") if word.strip() not in ("", "*")]
     parameters = inspect.signature(private(name)).parameters
     assert set(wanted) <= set(parameters)
     required = {key for key, parameter in parameters.items() if parameter.default is parameter.empty}
     assert required <= set(wanted)
 
 
-@pytest.mark.parametrize("name", [name for name in TABLES if is_message(private(name))])
-def test_a_message_has_the_fields_that_we_use(name):
-    assert set(TABLES[name].split()) <= {field.name for field in private(name).DESCRIPTOR.fields}
+@pytest.mark.parametrize(("name", "fields"), [entry for entry in ENTRIES if is_message(private(entry[0]))])
+def test_a_message_has_the_fields_that_we_use(name, fields):
+    assert set(fields.split()) <= {field.name for field in private(name).DESCRIPTOR.fields}
 
 
 @pytest.mark.parametrize(
@@ -77,3 +93,9 @@ def test_a_process_without_a_task_is_given_an_identity_to_make_messages():
     assert isinstance(identity.run_id, int)
     assert isinstance(identity.task_id, int)
     assert isinstance(identity.node_id, int)
+
+
+def test_tasks_of_a_supernode_are_of_the_types_that_the_runner_asks_for():
+    types = private("flwr.supercore.constant:TaskType")
+    assert {types.CLIENT_APP, types.AGENT_APP} <= set(types)
+    assert private("flwr.supercore.constant:TASK_TOKEN_HEADER") == "flwr-task-token"

@@ -145,7 +145,9 @@ class SecAggWorkflow:
         self._stage = stage
         waiting = self._push(asked, stage, attempt, payloads)
         ends = time.monotonic() + (timeout_s if stage == "mask" else min(timeout_s, self.section.stage_deadline_s))
-        while waiting and time.monotonic() < ends:
+        over = False
+        while waiting and not over:
+            over = time.monotonic() >= ends  # one look follows: what is there by now counts
             found = False
             for message_id, site in list(waiting.items()):
                 for reply in self.grid.pull_messages([message_id]):
@@ -153,7 +155,7 @@ class SecAggWorkflow:
                     found = True
                     if (answer := _answer(reply, site)) is not None:
                         yield (site, *answer)
-            if waiting and not found:
+            if waiting and not found and not over:
                 time.sleep(min(POLL_MAX_S, max(0.0, ends - time.monotonic())))
         if waiting:
             log.warning("stage %s: silent: %s", stage, ", ".join(sorted(waiting.values())))

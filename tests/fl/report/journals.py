@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fl.errors import RunError
-from fl.flower.strategy import folding_for
+from fl.flower.folding import folding_for
 from fl.rounds import events
 from fl.rounds.config import RunConfig
 from fl.rounds.engine import Engine

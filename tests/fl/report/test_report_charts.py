@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fl.report import charts, words
-from fl.report.charts import HEIGHT, WIDTH, Series
+from fl.report.charts import HEIGHT, WIDTH, Band, Series
 
 
-def line(*values: float | None, **ends) -> Series:
-    return Series("training", "training at the sites", values, **ends)
+def line(*values: float | None, bands: tuple[Band, ...] = ()) -> Series:
+    return Series("training", "training at the sites", values, bands)
 
 
 def number(value: float | None) -> str:
@@ -59,8 +59,8 @@ def test_the_summary_says_where_a_line_begins_and_ends() -> None:
 
 
 def test_one_outlier_among_sites_does_not_squash_the_line() -> None:
-    ends = {"lowest": [0.5, 0.4], "highest": [3.0, 1e9]}
-    chart = charts.lines("loss", [1, 2], [line(2.0, 1.0, **ends)], number)
+    band = Band([0.5, 0.4], [3.0, 1e9])
+    chart = charts.lines("loss", [1, 2], [line(2.0, 1.0, bands=(band,))], number)
     assert [tick.label for tick in chart.y_ticks][-1] == "3"
 
 

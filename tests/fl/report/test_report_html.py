@@ -4,7 +4,6 @@ import base64
 import dataclasses
 import hashlib
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -14,46 +13,11 @@ from fl.report import timeline, view
 from fl.report.facts import Facts
 from fl.report.gather import gather
 from fl.report.page import render
+from tests.fl.report.html_page import Page
 from tests.fl.report.journals import failing, journal, killed_in_round_two
 from tests.fl.rounds.simulator import SimulatedSite, federation
 
 ATTACK = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
-VOID = {"meta", "path", "circle", "br", "link", "input", "img"}
-
-
-class Page(HTMLParser):
-    """A page's elements, text and whether they are closed in order."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.scripts: list[str] = []
-        self.texts: list[str] = []
-        self.open: list[str] = []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        (self.scripts if self.open and self.open[-1] == "script" else self.texts).append(data)
-
-    def of(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.elements if name == tag]
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.texts).split())
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import numpy as np
 
 from fl.arrays import ArrayFile, Arrays, flat_blocks
 from fl.errors import FLError
-from fl.flower.strategy import folding_for
+from fl.flower.folding import folding_for
 from fl.rounds.config import RunConfig
 from fl.rounds.engine import Engine
 from fl.rounds.journal import Journal

@@ -9,7 +9,7 @@ import pytest
 
 from fl.arrays import ArrayFile
 from fl.errors import TooFewSitesError
-from fl.flower.strategy import folding_for
+from fl.flower.folding import folding_for
 from fl.rounds import events
 from fl.rounds.checkpoint import model_path
 from fl.rounds.config import RunConfig

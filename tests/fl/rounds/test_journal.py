@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 
 from fl.arrays import ArrayFile
 from fl.errors import BusyError, JournalError
-from fl.flower.strategy import folding_for
+from fl.flower.folding import folding_for
 from fl.rounds import events
 from fl.rounds.checkpoint import model_path
 from fl.rounds.engine import Engine
@@ -56,9 +58,18 @@ def test_every_event_stands_in_the_journal_as_json_with_its_name(tmp_path: Path)
     assert all({"seq", "time", "clock_s", "check"} <= line.keys() for line in lines)
 
 
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Copies of journals that were made once: ``whole`` or ``unfinished``."""
+    home = tmp_path_factory.mktemp("made")
+    make(home / "whole")
+    unfinished(home / "unfinished")
+    return lambda name: Path(shutil.copytree(home / name, tmp_path_factory.mktemp(name) / "run"))
+
+
 @given(cut=st.integers(min_value=1, max_value=60))
-def test_a_torn_tail_is_cut_off_and_said(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
-    directory = unfinished(tmp_path_factory.mktemp("torn") / "run")
+def test_a_torn_tail_is_cut_off_and_said(copied: Callable[[str], Path], cut: int) -> None:
+    directory = copied("unfinished")
     whole = (directory / EVENTS).read_bytes()
     before = len(read(directory))
     (directory / EVENTS).write_bytes(whole[:-cut])
@@ -67,7 +78,7 @@ def test_a_torn_tail_is_cut_off_and_said(tmp_path_factory: pytest.TempPathFactor
         dropped = read(directory)[-1].event
         assert isinstance(dropped, events.TailDropped)
         assert dropped.line == before
-    assert resume(directory) == resume(make(directory.parent / "other"))
+    assert resume(directory) == resume(copied("whole"))
 
 
 def test_a_bit_flip_in_the_last_line_is_a_torn_tail(tmp_path: Path) -> None:
@@ -79,13 +90,11 @@ def test_a_bit_flip_in_the_last_line_is_a_torn_tail(tmp_path: Path) -> None:
 
 
 @given(place=st.integers(min_value=0, max_value=2**32), bit=st.integers(min_value=0, max_value=7))
-def test_a_bit_flip_anywhere_else_is_refused_with_its_line(
-    tmp_path_factory: pytest.TempPathFactory, place: int, bit: int
-) -> None:
-    directory = make(tmp_path_factory.mktemp("flip") / "run")
+def test_a_bit_flip_anywhere_else_is_refused_with_its_line(copied: Callable[[str], Path], place: int, bit: int) -> None:
+    directory = copied("whole")
     content = bytearray((directory / EVENTS).read_bytes())
     last_line = content[:-1].rfind(b"\n")
-    position = place % last_line  # times stand in the lines, so their lengths differ from call to call
+    position = place % last_line  # times stand in the lines, so their lengths differ from run to run
     line = content[:position].count(b"\n") + 1
     content[position] ^= 1 << bit
     (directory / EVENTS).write_bytes(content)

@@ -27,7 +27,7 @@ def on_a_disk_of(size_kib: int, directory: Path) -> dict[str, Any]:
         pytest.skip(reason)
     directory.mkdir()
     command = ["unshare", "-rm", sys.executable, "-m", "tests.fl.rounds.full_disk", str(directory), str(size_kib)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result

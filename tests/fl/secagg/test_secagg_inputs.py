@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from edge.policy import Policy
 from fl.errors import ConfigError
 from fl.secagg import errors
 from fl.secagg.config import RoundConfig, decode_config
 from fl.secagg.graph import neighbour_count
 from fl.secagg.ledger import Ledger
 from fl.secagg.parameters import thresholds
-from fl.secagg.policy import SitePolicy
+from fl.secagg.policy import TABLES, SitePolicy
 from fl.secagg.profiles import PROFILES
 from fl.secagg.quantise import BLOCK, check_trailer, decode_mean, quantise
 from fl.secagg.sidevector import WEIGHT_UNIT, decode_side, encode_side, side_length, site_weight
@@ -308,6 +310,20 @@ def test_a_policy_file_says_what_is_wrong_with_it(tmp_path: Path) -> None:
     path.write_text("[secagg]\nmin_sites = 2\n")
     with pytest.raises(ConfigError, match="must be at least 3"):
         SitePolicy.from_file(path)
+    path.write_text("[secag]\nrequired = true\n")
+    with pytest.raises(ConfigError, match="unknown table secag") as caught:
+        SitePolicy.from_file(path)
+    assert caught.value.hint == "did you mean secagg?"
+    path.write_text("required = true\n")
+    with pytest.raises(ConfigError, match="unknown table required"):
+        SitePolicy.from_file(path)
+
+
+def test_the_floors_may_stand_in_the_owners_whole_policy_file(tmp_path: Path) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text("[apps]\nallow = []\n[secagg]\nrequired = true\n[limits]\nmib_per_day = 10.0\n")
+    assert SitePolicy.from_file(path).required
+    assert set(TABLES) == {field.name for field in dataclasses.fields(Policy)}
 
 
 def test_a_ledger_is_read_as_it_was_written_and_a_damaged_one_is_refused() -> None:

@@ -189,7 +189,7 @@ CHILD = """
 def child():
     """What a child process with 64 MiB of memory to spare reports; a full batch there takes more than 200."""
     code = textwrap.dedent(WIDE) + textwrap.dedent(CHILD)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stderr
     return {**json.loads(done.stdout), "log": done.stderr}
 

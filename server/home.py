@@ -1,0 +1,195 @@
+"""The server's home: where everything of the centre lies, and ``server.toml``, which says how it behaves.
+
+::
+
+    server.toml      this configuration
+    ca/              the transport authority's keys (``server.ca``)
+    gateway/         the gateway's key and certificate
+    store.db         sites, certificates, tokens, counters (``server.store``)
+    secagg/          the roster and the keys of secure aggregation at the centre (``server.roster``)
+    superlink/       Flower's database, logs, and ``reach.json``: where it listens while it runs
+    gateway.sock     how others on this machine talk to the gateway
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from fl import config as configs
+from fl.config import check_range
+from fl.errors import ConfigError, UnreachableError
+from fl.files import socket_name, write_atomic
+from fl.link.token import check_address
+from server.gateway.config import GatewayConfig
+
+if TYPE_CHECKING:
+    from server.control import Control
+
+DEFAULT = Path(".fedfleet/server")
+VARIABLE = "FEDFLEET_SERVER_HOME"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class EnrolmentConfig:
+    """The ``[enrolment]`` table: how sites come in, and how long what they get is good for."""
+
+    approval: Literal["automatic", "operator"] = "operator"
+    """Who lets a site in that brings a valid token: ``automatic``, or an ``operator`` who compares its fingerprint."""
+
+    token_hours: float = 24.0
+    """How long a join token can be used for the first time."""
+
+    certificate_days: float = 7.0
+    """How long a certificate of a site or of the gateway lives; it renews itself after two thirds of that."""
+
+    roster_days: int = 365
+    """How long a roster is valid that is signed here."""
+
+    def __post_init__(self) -> None:
+        check_range("enrolment.token_hours", self.token_hours, above=0, at_most=720)
+        check_range("enrolment.certificate_days", self.certificate_days, above=0, at_most=90)
+        check_range("enrolment.roster_days", self.roster_days, at_least=1)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """``server.toml``."""
+
+    addresses: tuple[str, ...]
+    """Where sites reach the gateway, ``host:port``, tried in this order; they stand in join tokens."""
+
+    enrolment: EnrolmentConfig = dataclasses.field(default_factory=EnrolmentConfig)
+    """How sites come in, and how long certificates live."""
+
+    gateway: GatewayConfig = dataclasses.field(default_factory=GatewayConfig)
+    """Where the gateway listens, and its bounds."""
+
+    def __post_init__(self) -> None:
+        if not self.addresses:
+            raise ConfigError("addresses is empty", hint='addresses = ["fl.example.org:8443"]')
+        for address in self.addresses:
+            check_address(address)
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The addresses without ports and brackets."""
+        return tuple(address.rpartition(":")[0].strip("[]") for address in self.addresses)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Home:
+    """Paths in the server's home."""
+
+    path: Path
+
+    @property
+    def config_file(self) -> Path:
+        """``server.toml``."""
+        return self.path / "server.toml"
+
+    @property
+    def ca(self) -> Path:
+        """Directory of the transport authority."""
+        return self.path / "ca"
+
+    @property
+    def gateway(self) -> Path:
+        """Directory of the gateway's key and certificate."""
+        return self.path / "gateway"
+
+    @property
+    def store(self) -> Path:
+        """The store."""
+        return self.path / "store.db"
+
+    @property
+    def secagg(self) -> Path:
+        """Directory of the centre's part in secure aggregation."""
+        return self.path / "secagg"
+
+    @property
+    def superlink(self) -> Path:
+        """Directory of Flower's SuperLink."""
+        return self.path / "superlink"
+
+    @property
+    def socket(self) -> Path:
+        """The gateway's unix socket."""
+        return self.path / "gateway.sock"
+
+    def config(self) -> ServerConfig:
+        """The configuration.
+
+        Raises:
+            ConfigError: If the home was not made, or a key or value cannot be used.
+        """
+        if not self.config_file.exists():
+            raise ConfigError(f"{self.path} is no server's home", hint="fl server init makes one; --home names it")
+        return configs.load(ServerConfig, configs.read_toml(self.config_file))
+
+    def write_config(self, config: ServerConfig) -> None:
+        """Write ``server.toml``."""
+        import tomli_w
+
+        tables = configs.to_dict(config)
+        write_atomic(self.config_file, tomli_w.dumps(_written(tables, configs.to_dict(_defaults(config)))))
+
+    def write_reach(self, address: str, ca: Path) -> None:
+        """Say where the SuperLink of this home listens, for commands that register and unregister nodes."""
+        facts = {"address": address, "ca": str(ca.resolve())}
+        write_atomic(self.superlink / "reach.json", json.dumps(facts), mode=0o600)
+
+    def connect(self) -> Control:
+        """A client of this home's SuperLink.
+
+        Raises:
+            UnreachableError: If none was started from this home.
+        """
+        from server.control import Control
+
+        return Control(*self.reach())
+
+    def reach(self) -> tuple[str, Path]:
+        """Address of this home's SuperLink, and the file of its certificate authority.
+
+        Raises:
+            UnreachableError: If none was started from this home.
+        """
+        try:
+            facts: dict[str, Any] = json.loads((self.superlink / "reach.json").read_text())
+        except FileNotFoundError as err:
+            raise UnreachableError(f"no SuperLink runs in {self.path}") from err
+        return facts["address"], Path(facts["ca"])
+
+    def tell_gateway(self) -> None:
+        """Say that the registry has changed, so that calls in progress of a revoked site end; nothing if none runs."""
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as link:
+            link.settimeout(2.0)
+            with socket_name(self.socket) as name:
+                link.connect(name)
+            link.sendall(b'{"changed": true}\n')
+
+
+def choose(option: Path | None) -> Home:
+    """The server's home: the option, else ``FEDFLEET_SERVER_HOME``, else ``.fedfleet/server`` here."""
+    return Home(option or Path(os.environ.get(VARIABLE) or DEFAULT))
+
+
+def _defaults(config: ServerConfig) -> ServerConfig:
+    return ServerConfig(addresses=config.addresses)
+
+
+def _written(tables: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """What differs from the defaults, and the two keys that everybody should see."""
+    shown = {"addresses": tables["addresses"], "enrolment": {}, "gateway": {}}
+    for name in ("enrolment", "gateway"):
+        for key, value in tables[name].items():
+            if value != defaults[name].get(key) or key in ("approval", "certificate_days", "listen"):
+                shown[name][key] = value
+    return shown

@@ -1,0 +1,133 @@
+"""Opens the store: SQLite in a file, brought up to date when it is opened.
+
+Transactions that write take the lock at their beginning, so they queue up instead of failing half-way; readers are not
+held up by a writer (WAL). A change that was committed survives a power failure: a revocation is not forgotten.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy
+from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from fl.errors import ConfigError, StorageError
+from server.store import runs as _runs  # noqa: F401  # its tables belong to ``Base`` too
+from server.store.models import Base
+
+REVISION = "0002"
+"""The newest step in ``migrations/versions``."""
+
+BUSY_MS = 15_000
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+class Store:
+    """An open store. Several processes may have it open; several threads may share this object.
+
+    Args:
+        path: The file; made if needed, readable by its owner only. Its directory must exist.
+
+    Raises:
+        ConfigError: If it was written by a newer fedfleet, or is no store.
+        StorageError: If it cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite's own files get the same mode
+        except OSError as err:
+            raise StorageError(f"cannot open {path}: {err.strerror}") from err
+        self.engine = sqlalchemy.create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_MS / 1000})
+        event.listen(self.engine, "connect", _set_up)
+        event.listen(self.engine, "begin", _begin)
+        try:
+            self._upgrade()
+        except sqlalchemy.exc.DatabaseError as err:
+            raise ConfigError(f"{path} is no store of fedfleet: {err.orig}") from err
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """A transaction that writes; committed at the end, undone by an error.
+
+        Raises:
+            StorageError: If the disk is full, or another process keeps the store locked.
+        """
+        with self._session(writes=True) as session:
+            yield session
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A transaction that sees one state of the store and changes nothing."""
+        with self._session(writes=False) as session:
+            yield session
+
+    def watch(self) -> sqlite3.Connection:
+        """A connection of its own whose ``PRAGMA data_version`` changes with each commit of anybody else."""
+        return sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=BUSY_MS / 1000)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+
+    def revision(self) -> str | None:
+        """The last step that was applied; ``None`` for an empty file."""
+        with self.engine.connect() as connection:
+            if not sqlalchemy.inspect(connection).has_table("alembic_version"):
+                return None
+            return connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+
+    @contextmanager
+    def _session(self, *, writes: bool) -> Iterator[Session]:
+        engine = self.engine.execution_options(writes=writes)
+        try:
+            with Session(engine, expire_on_commit=False) as session, session.begin():
+                yield session
+        except OperationalError as err:
+            raise StorageError(f"cannot use {self.path}: {err.orig}", hint="is its disk full?") from err
+
+    def _upgrade(self) -> None:
+        found = self.revision()
+        if found == REVISION:
+            return
+        if found is not None and found > REVISION:
+            raise ConfigError(
+                f"{self.path} is of step {found}, this fl knows steps up to {REVISION}",
+                hint="install the newer fedfleet that wrote it",
+            )
+        from alembic import command  # half a second to import, and needed once a release
+        from alembic.config import Config
+
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS))
+        with self.engine.execution_options(writes=True).begin() as connection:
+            config.attributes["connection"] = connection  # a second process waits here, then finds nothing to do
+            command.upgrade(config, "head")
+
+
+def compare(store: Store) -> list[Any]:
+    """What differs between the tables in a store and those of ``models``; empty when the steps are complete."""
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    with store.engine.connect() as connection:
+        return list(compare_metadata(MigrationContext.configure(connection), Base.metadata))
+
+
+def _set_up(connection: sqlite3.Connection, _: object) -> None:
+    connection.isolation_level = None  # the driver would begin transactions late, and not for a change of tables
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={BUSY_MS}"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin(connection: sqlalchemy.Connection) -> None:
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -1,0 +1,1 @@
+"""Steps that bring a store up to date; ``server.store.database`` runs them."""

@@ -1,0 +1,295 @@
+"""All sites of a chunk trained side by side: see ``simulations.engine.work.Executor``."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fl import seeding
+from fl.arrays import F32
+from fl.config import load, to_dict
+from fl.rounds.port import Reply
+from fl.tasks.base import Task
+from fl.tasks.device import choose, choose_precision
+from fl.tasks.loop import LoopReport
+from fl.tasks.meter import peak_memory_bytes
+from fl.tasks.training import TrainingConfig
+from simulations.engine.memory import Gaps
+from simulations.engine.vectorised import lanes, program
+from simulations.engine.vectorised.lanes import Lanes, Shelf
+from simulations.engine.vectorised.optimisers import Optimiser
+from simulations.engine.vectorised.parameters import Parameters
+from simulations.engine.vectorised.program import Batch, Program
+from simulations.engine.work import Executor, Job, Model
+
+log = logging.getLogger(__name__)
+
+COPIES_BYTES = 16 << 20
+"""What the parameters, gradients and optimiser states of all copies may take on a CPU: memory stays flat, whatever
+the cohort."""
+
+GPU_SHARE = 0.25
+"""The same as a share of a GPU's memory."""
+
+EXAMPLES_BYTES = 256 << 20
+"""What kept examples may take on a CPU."""
+
+TOLERANCE = 1e-4
+"""How far an update may be from the sequential one, as a share of its length (L2): only the order of sums differs."""
+
+VECTORS = 5
+"""Vectors of the parameters' size a copy: values, gradients, two of the optimiser, the update."""
+
+
+class Vectorised:
+    """Trains the sites of a chunk side by side.
+
+    Its updates equal those of the sequential path but for the order in which float32 sums are added: their distance
+    is below ``TOLERANCE`` of their length (L2), unless training is so unstable that differences of rounding grow from
+    step to step, as they then do between two computers, too. What cannot be done side by side (a site whose data cannot
+    be read, a phase other than training) goes the sequential way.
+
+    Args:
+        task: What is learned.
+        training: How.
+        trained_by: What computes the steps.
+        alone: The sequential way.
+        width: How many sites side by side at most.
+
+    Attributes:
+        chunk: The width, or less once memory ran out.
+        program: What computes the steps.
+        problem: Why some sites could not be trained side by side, if that happened.
+    """
+
+    def __init__(
+        self, task: Task, training: TrainingConfig, trained_by: Program, alone: Executor, *, width: int
+    ) -> None:
+        self._task, self._training, self._alone = task, training, alone
+        self._device = choose(training.device)
+        self.program, self.chunk = trained_by, width
+        self._precision = choose_precision(training.precision, self._device)
+        self._shelf = Shelf(
+            task,
+            self._device,
+            is_channels_last=trained_by.is_channels_last,
+            limit_bytes=EXAMPLES_BYTES if self._device.type == "cpu" else _gpu_bytes(self._device),
+        )
+        self._parameters: Parameters | None = None
+        self._gaps = Gaps()
+        self.problem: str | None = None
+
+    @property
+    def name(self) -> str:
+        """For the log."""
+        return f"vectorised, {self.chunk} sites at once ({self.program.name})"
+
+    def execute(self, jobs: Sequence[Job], model: Model | None) -> Iterator[Reply]:
+        """As ``Executor`` says."""
+        if model is None or not jobs or jobs[0].request.phase != "train":
+            yield from self._alone.execute(jobs, model)
+            return
+        at = 0
+        while at < len(jobs):
+            some = jobs[at : at + self.chunk]
+            self._gaps.left(len(some) * model.layout.size_bytes)
+            try:
+                with _threads(self._training.cpu_threads), torch.no_grad():
+                    replies = self._train(some, model)
+            except torch.OutOfMemoryError:
+                if self.chunk == 1:
+                    replies = _kept(self._alone.execute(some, model))
+                else:
+                    self.chunk = max(1, self.chunk // 2)
+                    self._parameters = None
+                    log.warning("out of memory on the GPU: from now on %d sites side by side", self.chunk)
+                    continue
+            except Exception as err:  # what a user's task raises; alone, each site says so for itself
+                if self.problem is None:
+                    self.problem = _in_one_line(err)
+                    log.warning("sites cannot be trained side by side (%s), so one after the other", self.problem)
+                replies = _kept(self._alone.execute(some, model))
+            yield from replies
+            at += len(some)
+
+    def close(self) -> None:
+        """Nothing was started; what was kept for the next time is forgotten."""
+        self._parameters = None
+        self._shelf.clear()
+
+    def _train(self, jobs: Sequence[Job], model: Model) -> list[Reply]:
+        """The replies of sites that are trained together."""
+        found = [self._examples(job) for job in jobs]
+        first = next((it for it in found if it is not None), None)
+        together = [
+            (job, it) for job, it in zip(jobs, found, strict=True) if it is not None and first and it.is_like(first)
+        ]
+        replies: dict[str, Reply] = {}
+        if together and first:
+            replies = self._side_by_side([job for job, _ in together], [it for _, it in together], model)
+        rest = [job for job in jobs if job.site.id not in replies]
+        with torch.enable_grad():
+            replies |= {reply.site: reply for reply in _kept(self._alone.execute(rest, model))}
+        return [replies[job.site.id] for job in jobs]
+
+    def _examples(self, job: Job) -> lanes.Examples | None:
+        """A site's examples; ``None`` where they cannot be had, which it will explain itself."""
+        try:
+            return self._shelf.get(job.site)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:
+            return None
+
+    def _side_by_side(self, jobs: Sequence[Job], examples: Sequence[lanes.Examples], model: Model) -> dict[str, Reply]:
+        started_s = time.perf_counter()
+        request = jobs[0].request
+        options = {name: value for name, value in request.options.items() if name != "evaluate"}
+        training = load(TrainingConfig, {**to_dict(self._training), **options}, table="training")
+        seeds = [seeding.derive(request.seed, job.site.id) for job in jobs]
+        lined_up = Lanes(examples, seeds, training, self._device)
+        parameters = self._room(len(jobs))
+        start_P = self._start(model)
+        parameters.fill(start_P)
+        optimiser = Optimiser(parameters, training)
+        generators = [torch.Generator().manual_seed(seeds[i]) for i in lined_up.order] if self.program.draws else []
+        means = _Means(self._task, len(jobs), self._device)
+        for batch, is_last_K in lined_up.batches():
+            batch.generators = generators[: len(batch.counts)]
+            outputs, losses = self.program.gradients(parameters, batch, measure=is_last_K is not None)
+            if is_last_K is not None and losses is not None:
+                means.add(batch, outputs, losses, is_last_K)
+            optimiser.step(len(batch.counts))
+        moved = parameters.minus(start_P)
+        untrained = {name: np.zeros(shape, np.float32) for name, shape in model.layout.entries if name not in moved}
+        wall_s = time.perf_counter() - started_s
+        report = dataclasses.asdict(self._report(training, wall_s / len(jobs), lined_up.samples / wall_s))
+        replies = {}
+        for lane, (place, metrics) in enumerate(zip(lined_up.order, means.of_lanes(), strict=True)):
+            update = {name: moved[name][lane] if name in moved else untrained[name] for name, _ in model.layout.entries}
+            replies[jobs[place].site.id] = Reply(
+                site=jobs[place].site.id,
+                request=jobs[place].request,
+                num_examples=len(examples[place].targets),
+                metrics=metrics,
+                arrays=update,
+                report=report,
+            )
+        return replies
+
+    def _room(self, number: int) -> Parameters:
+        """Vectors for so many copies; those of the last time if they fit."""
+        if self._parameters is None or self._parameters.count != number:
+            self._parameters = Parameters(self.program.layout, number, self._device)
+        return self._parameters
+
+    def _start(self, model: Model) -> Tensor:
+        """The trained parameters of the global model, shape ``(P,)``."""
+        arrays = model.arrays()
+        self.program.load(arrays)
+        mine = self.program.layout
+        vector_P: F32 = (
+            model.vector_P
+            if mine.entries == model.layout.entries
+            else np.concatenate([arrays[name].ravel() for name, _ in mine.entries])
+        )
+        if mine.size != len(vector_P):
+            raise ValueError("these parameters are not of this model")
+        return torch.tensor(vector_P, device=self._device)
+
+    def _report(self, training: TrainingConfig, wall_s: float, samples_per_s: float) -> LoopReport:
+        return LoopReport(
+            device=self._device.type,
+            precision=self._precision,
+            micro_batch_size=training.batch_size,
+            out_of_memory=0,
+            peak_memory_bytes=peak_memory_bytes(self._device),
+            samples_per_s=samples_per_s,
+            wall_s=wall_s,
+            energy_j=None,
+        )
+
+
+class _Means:
+    """The means over each lane's last epoch, of the loss and what the task measures."""
+
+    def __init__(self, task: Task, number: int, device: torch.device) -> None:
+        self._task = task
+        self._is_default = program.has_default(task, "metrics")
+        self._numbers_K = np.zeros(number)
+        self._losses_K = torch.zeros(number, device=device)
+        self._hits_K = torch.zeros(number, device=device)
+        self._sums: list[dict[str, float]] = [{} for _ in range(number)]
+
+    def add(self, batch: Batch, outputs: Tensor, losses: Tensor, is_last_K: Any) -> None:
+        """Measure a batch of the lanes that are in their last epoch."""
+        number = len(batch.counts)
+        counts_K = np.asarray(batch.counts) * is_last_K
+        self._numbers_K[:number] += counts_K
+        weights_K = torch.tensor(counts_K, dtype=torch.float32, device=losses.device)
+        if losses.dim() == 2:
+            losses = (losses * batch.weights_KB).sum(1)
+        self._losses_K[:number] += losses * weights_K
+        if self._is_default:
+            hits_KB = (outputs.argmax(-1) == batch.targets) * batch.weights_KB
+            self._hits_K[:number] += hits_KB.sum(1) * weights_K
+            return
+        for k in np.flatnonzero(is_last_K).tolist():
+            count = batch.counts[k]
+            measured = self._task.metrics(outputs[k, :count], batch.targets[k, :count])
+            for name, value in measured.items():
+                self._sums[k][name] = self._sums[k].get(name, 0.0) + count * float(value)
+
+    def of_lanes(self) -> list[dict[str, float]]:
+        """The means of each lane."""
+        losses_K = (self._losses_K.double().cpu().numpy() / self._numbers_K).tolist()
+        if self._is_default:
+            hits_K = (self._hits_K.double().cpu().numpy() / self._numbers_K).tolist()
+            return [{"accuracy": hits, "loss": loss} for hits, loss in zip(hits_K, losses_K, strict=True)]
+        return [
+            {**{name: value / number for name, value in sums.items()}, "loss": loss}
+            for sums, number, loss in zip(self._sums, self._numbers_K, losses_K, strict=True)
+        ]
+
+
+def _kept(replies: Iterable[Reply]) -> list[Reply]:
+    """Replies whose arrays outlast the next one."""
+    return [
+        dataclasses.replace(reply, arrays=reply.arrays and {name: array.copy() for name, array in reply.arrays.items()})
+        for reply in replies
+    ]
+
+
+def _in_one_line(err: Exception) -> str:
+    """What an exception says, without the pages that torch may add."""
+    return f"{type(err).__name__}: {str(err).strip().partition(chr(10))[0][:200]}"
+
+
+def width_for(layout_bytes: int, device: torch.device) -> int:
+    """How many copies of a model there is room for side by side."""
+    room = COPIES_BYTES if device.type == "cpu" else _gpu_bytes(device)
+    return max(1, room // (VECTORS * max(1, layout_bytes)))
+
+
+def _gpu_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(GPU_SHARE * torch.cuda.mem_get_info()[0])
+    return 1 << 30
+
+
+@contextlib.contextmanager
+def _threads(number: int) -> Iterator[None]:
+    kept = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(kept)

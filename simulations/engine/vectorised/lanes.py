@@ -1,0 +1,198 @@
+"""The examples of several sites lined up for training side by side: which ones each takes in each step.
+
+The order of a site's examples is that of ``fl.tasks.loop``: drawn from the site's own seed, epoch after epoch. Lanes
+are sorted by how many steps they have, so that those which still train are always the first ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import TensorDataset
+
+from fl import seeding
+from fl.errors import TaskError
+from fl.tasks import batches
+from fl.tasks.base import Site, Task
+from fl.tasks.training import TrainingConfig
+from simulations.engine.vectorised.layers import channels_last
+from simulations.engine.vectorised.program import Batch
+
+AT_ONCE_BYTES = 16 << 20
+"""Batches that are smaller than this together are gathered once for all steps."""
+
+I64 = npt.NDArray[np.int64]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Examples:
+    """What a site trains on.
+
+    Attributes:
+        inputs: ``(N, …)``; of pictures, the channels may be last in memory.
+        targets: ``(N, …)``.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory that they take."""
+        return self.inputs.nbytes + self.targets.nbytes
+
+    def is_like(self, other: Examples) -> bool:
+        """Whether two sites' examples are of one kind."""
+        mine, theirs = (self.inputs, self.targets), (other.inputs, other.targets)
+        return all(a.shape[1:] == b.shape[1:] and a.dtype == b.dtype for a, b in zip(mine, theirs, strict=True))
+
+
+class Shelf:
+    """The examples of the sites that trained last, on the device, as long as there is room.
+
+    Args:
+        task: Gives them.
+        device: Where they are kept.
+        is_channels_last: Whether pictures are kept with their channels last in memory.
+        limit_bytes: Room.
+    """
+
+    def __init__(self, task: Task, device: torch.device, *, is_channels_last: bool, limit_bytes: int) -> None:
+        self._task, self._device = task, device
+        self._is_channels_last, self._limit_bytes = is_channels_last, limit_bytes
+        self._kept: OrderedDict[str, Examples] = OrderedDict()
+        self._size_bytes = 0
+
+    def get(self, site: Site) -> Examples:
+        """The examples of a site.
+
+        Raises:
+            TaskError: If there are none, or they are of a kind that cannot be lined up.
+        """
+        found = self._kept.get(site.id)
+        if found is not None:
+            self._kept.move_to_end(site.id)
+            return found
+        found = self._read(site)
+        self._kept[site.id] = found
+        self._size_bytes += found.size_bytes
+        while self._size_bytes > self._limit_bytes and len(self._kept) > 1:
+            self._size_bytes -= self._kept.popitem(last=False)[1].size_bytes
+        return found
+
+    def clear(self) -> None:
+        """Keep none."""
+        self._kept.clear()
+        self._size_bytes = 0
+
+    def _read(self, site: Site) -> Examples:
+        dataset = self._task.train_data(site)
+        batches.count(dataset, f"site {site.id}", "training")
+        if why := unsupported(dataset):
+            raise TaskError(f"the examples of site {site.id} cannot be lined up: {why}")
+        inputs, targets = (tensor.to(self._device) for tensor in dataset.tensors)  # type: ignore[attr-defined]
+        if self._is_channels_last and inputs.dim() == 4:
+            inputs = channels_last(inputs)
+        return Examples(inputs, targets)
+
+
+def unsupported(dataset: object) -> str | None:
+    """Why a dataset cannot be lined up with others; ``None`` if it can."""
+    if type(dataset) is not TensorDataset:
+        return f"they are a {type(dataset).__name__}, and no TensorDataset"
+    if len(dataset.tensors) != 2:
+        return "they are no (input, target) pairs"
+    return None
+
+
+class Lanes:
+    """Sites side by side.
+
+    Args:
+        examples: Of each site.
+        seeds: Of each site's training.
+        training: Epochs, batch size and limit.
+        device: Where the batches are wanted.
+
+    Attributes:
+        order: Which site is in which lane, shape ``(K,)``; those that have more steps come first.
+        steps: How many there are.
+        samples: How many examples are trained on altogether.
+    """
+
+    def __init__(
+        self, examples: Sequence[Examples], seeds: Sequence[int], training: TrainingConfig, device: torch.device
+    ) -> None:
+        sizes = np.array([len(it.targets) for it in examples])
+        per_epoch = -(-sizes // training.batch_size)
+        if training.max_batches is not None:
+            per_epoch = np.minimum(per_epoch, training.max_batches)
+        self.order: I64 = np.argsort(-per_epoch, kind="stable")
+        self._per_epoch, self._epochs = per_epoch[self.order], training.epochs
+        self._last_K = self._per_epoch * training.epochs
+        self.steps = int(self._last_K[0])
+        self._join([examples[i] for i in self.order])
+        sizes = sizes[self.order]
+        starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+        width = min(training.batch_size, int(sizes.max()))
+        at_SKB = np.zeros((self.steps, len(examples), width), np.int64)
+        self._counts_SK = np.zeros((self.steps, len(examples)), np.int64)
+        for k, i in enumerate(self.order):
+            places = _places(int(sizes[k]), int(self._per_epoch[k]), width, seeds[i], training.epochs)
+            at_SKB[: len(places), k] = places + starts[k]
+            self._counts_SK[: len(places), k] = width
+            if rest := max(0, int(self._per_epoch[k]) * width - int(sizes[k])):
+                self._counts_SK[: len(places), k][self._per_epoch[k] - 1 :: self._per_epoch[k]] -= rest
+        self.samples = int(self._counts_SK.sum())
+        there_SKB = np.arange(width) < self._counts_SK[..., None]
+        weights_SKB = np.where(there_SKB, 1 / np.maximum(self._counts_SK, 1)[..., None], 0).astype(np.float32)
+        self._at_SKB = torch.from_numpy(at_SKB).to(device)
+        self._weights_SKB = torch.from_numpy(weights_SKB).to(device)
+
+    def _join(self, examples: Sequence[Examples]) -> None:
+        """Put all examples into one tensor; rows are gathered, so channels that are last in memory are last in it."""
+        inputs = [it.inputs for it in examples]
+        self._is_channels_last = inputs[0].dim() == 4 and inputs[0].stride(1) == 1
+        self._inputs = torch.cat([it.movedim(1, -1) for it in inputs] if self._is_channels_last else inputs)
+        self._targets = torch.cat([it.targets for it in examples])
+
+    def batches(self) -> Iterator[tuple[Batch, npt.NDArray[np.bool_] | None]]:
+        """The batches of each step for the lanes that still train, and which lanes are in their last epoch, if any."""
+        numbers = np.searchsorted(-self._last_K, -np.arange(self.steps)).tolist()  # lanes with more steps come first
+        widths = self._counts_SK.max(1).tolist()
+        first_measured = int((self._last_K - self._per_epoch).min())
+        is_small = self._at_SKB.numel() * self._inputs[0].nbytes <= AT_ONCE_BYTES
+        gathered = self._gathered(self._at_SKB) if is_small else None
+        for step, (number, width) in enumerate(zip(numbers, widths, strict=True)):
+            counts = self._counts_SK[step, :number].tolist()
+            if gathered:
+                inputs, targets = gathered[0][step, :number, :width], gathered[1][step, :number, :width]
+            else:
+                inputs, targets = self._gathered(self._at_SKB[step, :number, :width])
+            if self._is_channels_last:
+                inputs = inputs.movedim(-1, 2)
+            is_last_K = None
+            if step >= first_measured:
+                is_last_K = step >= self._last_K[:number] - self._per_epoch[:number]
+            yield Batch(inputs, targets, self._weights_SKB[step, :number, :width], counts), is_last_K
+
+    def _gathered(self, at: Tensor) -> tuple[Tensor, Tensor]:
+        flat = at.flatten()
+        inputs, targets = self._inputs.index_select(0, flat), self._targets.index_select(0, flat)
+        return inputs.view(*at.shape, *inputs.shape[1:]), targets.view(*at.shape, *targets.shape[1:])
+
+
+def _places(size: int, per_epoch: int, width: int, seed: int, epochs: int) -> I64:
+    """Which of a site's examples it takes in each step, shape ``(steps, width)``, padded with the first."""
+    generator = torch.Generator().manual_seed(seeding.derive(seed, "order"))
+    places = np.zeros((epochs, per_epoch * width), np.int64)
+    number = min(size, per_epoch * width)
+    for epoch in range(epochs):
+        places[epoch, :number] = torch.randperm(size, generator=generator).numpy()[:number]
+    return places.reshape(-1, width)

@@ -1,0 +1,285 @@
+"""The gateway in front of a real SuperLink, with a site that is played call by call."""
+
+import os
+import signal
+import threading
+import time
+
+import grpc
+import pytest
+
+from fl.link import link_pb2 as link
+from server.certificates import private_pem
+from server.gateway import fleet
+from tests.centre import ec
+from tests.server.gateway.conftest import until
+from tests.server.gateway.player import Refused, make_reply, player
+
+NODES = 1
+pytestmark = [pytest.mark.federation, pytest.mark.timeout(600)]
+
+
+def status_of(centre, name):
+    return {node.name: node.status for node in centre.control.nodes()}[name]
+
+
+def test_a_run_through_the_gateway_hears_of_each_reply(running, run):
+    name = running.pair[0]
+    with player(running, name) as site:
+        site.activate()
+        for number in range(2):
+            mail = site.wait_for_mail()
+            if number == 0:
+                assert site.fab(run.run_id).content
+            message = site.receive(mail)
+            site.confirm(mail)
+            site.answer(mail, message)
+        rounds = run.rounds(2)
+    assert [(it["answered"], it["failed"]) for it in rounds] == [([site.node_id], {})] * 2
+    until(lambda: running.registry.counts.get((name, run.run_id), (0, 0, 0))[0] > 12 * 2**20, 20)
+    up, down, _ = running.registry.counts[name, run.run_id]
+    assert 12 * 2**20 < down < 13 * 2**20
+    assert 12 * 2**20 < up < 13 * 2**20
+
+
+def test_a_message_whose_answer_was_lost_is_given_again_and_a_confirmed_one_is_not(running, run):
+    with player(running, running.pair[0]) as site:
+        site.activate()
+        lost = site.wait_for_mail()
+        again = site.wait_for_mail()
+        assert again[0].metadata.message_id == lost[0].metadata.message_id
+        message = site.receive(again)
+        site.confirm(again)
+        assert site.pull(hold_s=1.0) is None
+        site.answer(again, message)
+        assert run.rounds()[0]["missing"] == 0
+
+
+def test_a_site_that_restarts_is_back_at_once_and_says_what_it_lost(running, run):
+    """SuperLink alone refuses the node for a minute, and the message it had is never answered."""
+    with player(running, running.pair[0]) as site:
+        site.activate()
+        mail = site.wait_for_mail()
+        site.receive(mail)
+        site.confirm(mail)
+        began = time.monotonic()
+        site.activate()  # as after a power cut: nobody said goodbye
+        assert time.monotonic() - began < 10
+        (came,) = run.rounds()
+    assert list(came["failed"].values()) == ["the site was restarted while it worked on this"]
+    assert came["s"] < 50
+
+
+def test_a_restarted_site_whose_link_holds_the_reply_goes_on(running, run):
+    with player(running, running.pair[0]) as site:
+        site.activate()
+        mail = site.wait_for_mail()
+        message = site.receive(mail)
+        site.confirm(mail)
+        site.activate(headers={"fedfleet-holds": mail[0].metadata.message_id})
+        site.answer(mail, message)
+        (came,) = run.rounds()
+    assert came["failed"] == {}
+
+
+def test_a_gateway_that_is_replaced_in_the_middle_knows_what_was_delivered(running, run):
+    with player(running, running.pair[0]) as site:
+        site.activate()
+        mail = site.wait_for_mail()
+        ids = fleet.object_ids(mail[1])
+        assert site.object(run.run_id, ids[0])
+        running.gateway.stop()
+        running.gateway.start()
+        until(lambda: is_back(site))
+        message = site.receive(mail)
+        site.confirm(mail)
+        reply = make_reply(message)
+        session, wanted = site.announce(reply)
+        running.gateway.stop()
+        running.gateway.start()
+        until(lambda: is_back(site))
+        site.upload(reply, session, wanted)
+        (came,) = run.rounds()
+        assert (came["missing"], came["failed"]) == (0, {})
+
+
+def is_back(site):
+    try:
+        return site.heartbeat()
+    except grpc.RpcError:
+        return False
+
+
+def test_superlink_is_killed_in_the_middle_and_the_run_goes_on(running, run):
+    with player(running, running.pair[0]) as site:
+        site.activate()
+        mail = site.wait_for_mail()
+        message = site.receive(mail)
+        site.confirm(mail)
+        os.kill(running.group.children["superlink"].process.pid, signal.SIGKILL)
+        assert site.heartbeat()  # the gateway answers for it
+        lives = running.group.children["superlink"].lives
+
+        def is_up():
+            running.group.poll()
+            return running.group.children["superlink"].lives > lives
+
+        until(is_up)
+        reply = make_reply(message)
+        session, wanted = patiently(lambda: site.announce(reply))
+        patiently(lambda: site.upload(reply, session, wanted))
+        mail = site.wait_for_mail()
+        site.answer(mail)
+        rounds = run.rounds(2)
+    assert [it["missing"] for it in rounds] == [0, 0]
+
+
+def patiently(do, within_s=60):
+    """As a SuperNode does: 503 is tried again."""
+    deadline = time.monotonic() + within_s
+    while True:
+        try:
+            return do()
+        except Refused as err:
+            if err.args[0] != 503 or time.monotonic() > deadline:
+                raise
+            time.sleep(0.3)
+
+
+def test_a_revoked_site_hears_so_while_it_waits_and_is_refused_from_then_on(running):
+    name, other = running.pair
+    with player(running, name) as site, player(running, other) as honest:
+        site.activate()
+        honest.activate()
+        ended = []
+
+        def wait():
+            with pytest.raises(grpc.RpcError) as caught:
+                site.pull(hold_s=25)
+            ended.append(caught.value)
+
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        until(lambda: running.gateway.gateway._calls.postbox.waiting > 0)
+        running.registry.refused[name] = f"{name} was revoked"
+        running.gateway.changed()
+        waiting.join(10)
+        assert ended[0].code() is grpc.StatusCode.PERMISSION_DENIED
+        assert ended[0].details() == f"{name} was revoked"
+        with pytest.raises(grpc.RpcError) as caught:
+            site.heartbeat()
+        assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+        assert honest.heartbeat()
+
+
+def test_a_site_that_is_revoked_while_it_uploads_is_stopped_there(running, run):
+    name = running.pair[0]
+    with player(running, name) as site:
+        site.activate()
+        mail = site.wait_for_mail()
+        reply = make_reply(site.receive(mail))
+        session, wanted = site.announce(reply)
+        head = link.PushHead(
+            run_id=run.run_id,
+            session_id=session,
+            object_id=wanted[0],
+            size_bytes=10**6,
+            signature=site.site.signature(),
+        )
+
+        def pieces():
+            yield link.PushPiece(head=head, data=b"x" * 1000)
+            running.registry.refused[name] = "revoked in the middle"
+            running.gateway.changed()
+            time.sleep(0.5)
+            for _ in range(999):
+                yield link.PushPiece(data=b"x" * 1000)
+
+        with pytest.raises(grpc.RpcError) as caught:
+            site.stub.Push(pieces(), timeout=60)
+    assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert caught.value.details() == "revoked in the middle"
+
+
+def test_a_quarantined_site_stays_connected_and_gets_no_work(running):
+    name = running.pair[0]
+    with player(running, name) as site:
+        site.activate()
+        until(lambda: status_of(running, name) == "online")
+        running.sites[name].state = "quarantined"
+        running.gateway.changed()
+        assert site.heartbeat()
+        until(lambda: status_of(running, name) == "offline")
+        assert site.pull(hold_s=1.0) is None
+        assert site.stub.Hello(link.HelloRequest()).state == "quarantined"
+        assert site.activate() == site.node_id
+        with pytest.raises(Refused, match="is quarantined"):
+            site.fab(run_id=1)
+        running.sites[name].state = "active"
+        running.gateway.changed()
+        site.heartbeat()
+        until(lambda: status_of(running, name) == "online")
+
+
+def test_a_silent_site_is_offline_after_the_time_that_is_set_and_online_again_when_it_calls(running):
+    name = running.pair[0]
+    with player(running, name) as site:
+        site.activate()
+        until(lambda: status_of(running, name) == "online")
+    until(lambda: status_of(running, name) == "offline", 30)  # lost_after_s is 5 here
+    with player(running, name) as site:
+        site.heartbeat()  # the SuperNode never noticed
+        until(lambda: status_of(running, name) == "online", 30)
+
+
+def test_a_clock_that_is_an_hour_off_is_said_plainly(running):
+    import datetime
+
+    with player(running, running.pair[0]) as site:
+        reply = site.stub.Hello(link.HelloRequest(clock_s=time.time() + 3600))
+        assert "clock is 3600 s ahead of" in reply.message
+        late = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=1)
+        with pytest.raises(Refused, match=r"made 36.. s ago by our clock: are both right"):
+            site.activate(signature=site.site.signature(at=late))
+
+
+def test_an_object_that_comes_slowly_is_collected_first(running, run, monkeypatch):
+    """Its signature would be too old at its end, and SuperLink would be kept busy meanwhile."""
+    from server.gateway import calls
+
+    monkeypatch.setattr(calls, "AHEAD_BYTES", 1000)
+    monkeypatch.setattr(calls, "SLOW_S", 0.0)
+    with player(running, running.pair[0]) as site:
+        site.activate()
+        mail = site.wait_for_mail()
+        site.answer(mail)
+        (came,) = run.rounds()
+    assert (came["missing"], came["failed"]) == (0, {})
+
+
+def test_a_new_certificate_of_the_gateway_is_used_without_a_restart(running):
+    home, name = running.home, running.pair[0]
+    with player(running, name) as site:
+        assert site.stub.Hello(link.HelloRequest()).site == name
+    before = presented(running, name)
+    key = ec.generate_private_key(ec.SECP256R1())
+    (home / "gateway" / "server.key").write_bytes(private_pem(key))
+    (home / "gateway" / "server.crt").write_bytes(running.authority.issue(key))
+    until(lambda: presented(running, name) != before, 20)
+    with player(running, name) as site:
+        assert site.stub.Hello(link.HelloRequest()).site == name
+
+
+def presented(running, name):
+    import socket
+    import ssl
+
+    from tests.server.gateway.test_attacks import GATEWAY_NAME, context
+
+    host, _, port = running.address.rpartition(":")
+    plain = socket.create_connection((host, int(port)), timeout=10)
+    with (
+        plain,
+        context(ssl.TLSVersion.TLSv1_3, running.sites[name]).wrap_socket(plain, server_hostname=GATEWAY_NAME) as spoken,
+    ):
+        return spoken.getpeercert(binary_form=True)
