@@ -48,6 +48,8 @@ benchmarks: $(INSTALLED)  ## the numbers of the README, measured side by side
 	$(BIN)/python -m benchmarks.rounds
 	$(BIN)/python -m benchmarks.secagg
 	$(BIN)/python -m benchmarks.simulation
+	$(BIN)/python -m benchmarks.link
+	test "$$(id -u)" -ne 0 || $(BIN)/python -m benchmarks.fleet
 
 proto:  ## generate fl/link/*_pb2* from link.proto, in an environment of its own
 	test -x .fedfleet/proto/bin/python || $(PYTHON) -m venv .fedfleet/proto
