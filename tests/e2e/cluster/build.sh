@@ -12,7 +12,7 @@ VERSION=1.20.2
 SOURCE=kubernetes=1.20.5+really1.20.2-1.1+deb12u1
 CACHE=${FEDFLEET_CACHE:-$HOME/.cache/fedfleet}/kubernetes-$VERSION
 WANTED="kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy"
-BUILD_PACKAGES="golang-1.19-go gcc libc6-dev make rsync jq bsdextrautils dpkg-dev"
+BUILD_PACKAGES="golang-1.19-go gcc libc6-dev make rsync jq bsdextrautils dpkg-dev golang-github-modern-go-reflect2-dev"
 RUN_PACKAGES="etcd-server containerd runc containernetworking-plugins iptables iproute2 conntrack ethtool util-linux
     buildah catatonit busybox-static debootstrap skopeo"
 
@@ -70,6 +70,9 @@ build_binaries() {
         tar -C "$tree" --strip-components=1 -xf "$work"/kubernetes_1.20.5*orig.tar.gz
         touch "$tree/.unpacked"
     fi
+    # The vendored reflect2 1.0.1 walks Go's maps by their layout before Go 1.18: the API server dies of it now and then.
+    rm -f "$tree"/vendor/github.com/modern-go/reflect2/*.{go,s}
+    cp /usr/share/gocode/src/github.com/modern-go/reflect2/*.{go,s} "$tree/vendor/github.com/modern-go/reflect2/"
     local root=$tree/.go/src/k8s.io
     mkdir -p "$root"
     ln -sfn ../../.. "$root/kubernetes"
