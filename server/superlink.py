@@ -17,21 +17,24 @@ from pathlib import Path
 
 from fl import processes
 from fl.processes import Group, Restart
+from server import claims
 from server.certificates import Files
 
 SUPERLINK = "superlink"
 EXECUTOR = "superlink executor"
 HOST = "127.0.0.1"
+DATABASE, LEDGER = "state.db", "ledger.db"
 # Flower ends a run whose ServerApp could not report for 60 s, so the SuperLink must be back well before.
 RESTART = Restart(most_deaths=5, within_s=60, first_delay_s=0.2, longest_delay_s=5)
 
 
 def start(group: Group, *, home: Path, port: int, files: Files, env: Mapping[str, str]) -> None:
-    """Start the SuperLink in the group; it is started again when it dies.
+    """Start the SuperLink in the group; it is started again when it dies, and loses no mail by that (``claims``).
 
     Args:
         group: Whose process it becomes.
-        home: Directory for the database and the logs; made if needed.
+        home: Directory for the database and the logs; made if needed. The gateway's ledger lies in
+            ``../gateway``.
         port: Port on 127.0.0.1, free.
         files: Certificate, key and executor secret.
         env: Its environment (see ``fl.processes.environment``).
@@ -44,7 +47,7 @@ def start(group: Group, *, home: Path, port: int, files: Files, env: Mapping[str
         processes.program("flower-superlink"),
         *("--host", HOST, "--port", str(port)),
         *("--isolation", "process"),
-        *("--database", str(home / "state.db")),
+        *("--database", str(home / DATABASE)),
         *("--ssl-ca-certfile", str(files.ca)),
         *("--ssl-certfile", str(files.certificate)),
         *("--ssl-keyfile", str(files.key)),
@@ -52,6 +55,7 @@ def start(group: Group, *, home: Path, port: int, files: Files, env: Mapping[str
         *("--superexec-auth-secret-file", str(files.executor_secret)),
         "--disable-runtime-dependency-installation",
     ]
+    argv = claims.argv(home / DATABASE, home.parent / "gateway" / LEDGER, argv)
     group.start(SUPERLINK, argv, env=env, log=home / "superlink.log", restart=RESTART)
 
 

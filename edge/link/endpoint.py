@@ -20,7 +20,7 @@ from typing import Any
 from edge import datagrams
 from edge import policy as rules
 from edge.link import fleet
-from edge.link.centre import Answer, Centre
+from edge.link.centre import Answer, Centre, is_final
 from edge.link.channel import LostError
 from edge.link.outbox import GivenUpError, Outbox
 from edge.link.status import Status
@@ -265,9 +265,12 @@ class Endpoint:
         message_id = fleet.confirmed(body)
         try:
             answer = await self._centre.call("confirm-message-received", body, wait_s=2.0, timeout_s=5.0)
-            if answer.status != 200 and answer.status < 500:
+            if is_final(answer) and answer.status != 200:
                 return answer
+            is_confirmed = answer.status == 200
         except LostError:
+            is_confirmed = False
+        if not is_confirmed:
             self._later(self._confirm_there(body))
         event = self._answered.get(message_id)
         if event is not None and self._runner.exists():
@@ -279,13 +282,13 @@ class Endpoint:
         """Confirm when there is a connection again; the work goes on meanwhile."""
         while True:
             try:
-                await self._centre.call("confirm-message-received", body)
+                if is_final(await self._centre.call("confirm-message-received", body)):
+                    return
             except LostError:
-                await asyncio.sleep(0.2)
+                pass
             except FLError:
                 return
-            else:
-                return
+            await asyncio.sleep(0.2)
 
     def _later(self, work: Any) -> None:
         task = asyncio.create_task(work)

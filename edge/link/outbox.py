@@ -232,14 +232,20 @@ class Outbox:
         return names
 
     async def _send(self, reply: Reply, names: list[str]) -> bool:
-        """Send objects, a few at once; whether the SuperLink has all of them now."""
+        """Send objects, a few at once, and the message itself last: who sees it may take the others for granted.
+
+        Returns:
+            Whether the SuperLink has all of them now.
+        """
         if not reply.session:
             return False
-        queue = list(reversed(names))
-        sends = [asyncio.create_task(self._worker(reply, queue)) for _ in range(min(AT_ONCE, len(names)))]
+        root = reply.announced.object_ids[-1]
+        queue = [name for name in reversed(names) if name != root]
+        sends = [asyncio.create_task(self._worker(reply, queue)) for _ in range(min(AT_ONCE, len(queue)))]
         renew = asyncio.create_task(self._renew(reply))
         try:
-            return all(await asyncio.gather(*sends))
+            came = all(await asyncio.gather(*sends))
+            return came and await self._worker(reply, [root] if root in names else [])
         finally:
             for task in (*sends, renew):
                 task.cancel()

@@ -4,14 +4,20 @@ A site's id is the name under which its node was registered; a node without one 
 SuperLink until the engine takes it, and is then pulled array by array while it is written to disk. A gateway says at
 once when a reply is whole (``fl.flower.mail``); without one, polling begins at short intervals that grow with silence
 (Flower's own loop sleeps three seconds).
+
+Flower delivers at most once, so a SuperLink that dies at the wrong moment loses a message or a reply for good, and says
+so. The site is then asked again: it answers the same.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import logging
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from flwr.app import ArrayRecord, Message
@@ -43,8 +49,24 @@ POLL_MIN_S, POLL_MAX_S = 0.1, 0.5
 TOLD_MAX_S = 2.0
 """Longest pause between two looks while the gateway says when a reply is whole: it does not hear of lost sites."""
 
+LOST = ("message_lost", "reply_lost")
+"""Failures that are nobody's: Flower lost a message."""
+MOST_ASKED = 3
+"""How often a site is asked the same, at most."""
+
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 """What a site's id looks like: it names files of the journal."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Asked:
+    """The newest request, with what it needs to be sent again."""
+
+    request: Request
+    model: Path | None
+    payloads: Mapping[str, bytes]
+    times: dict[str, int] = dataclasses.field(default_factory=dict)
+    """How often each site was asked."""
 
 
 class GridSites:
@@ -59,6 +81,7 @@ class GridSites:
     def __init__(self, grid: Grid, task: dict[str, Any], training: dict[str, Any]) -> None:
         self.grid, self._task, self._training = grid, task, training
         self._nodes: dict[str, int] = {}
+        self._asked: _Asked | None = None
         self._outstanding: dict[str, tuple[str, Request]] = {}
         self._unreachable: list[tuple[str, Request]] = []
         self._landed: list[private.Landed] = []
@@ -77,12 +100,19 @@ class GridSites:
         payloads: Mapping[str, bytes] | None = None,
     ) -> None:
         """Push a message to each site; the model is uploaded once for all of them."""
+        self._asked = _Asked(request, model.path if model else None, payloads or {})
+        self._send(sites, self._asked, model)
+
+    def _send(self, sites: Sequence[str], asked: _Asked, model: ArrayFile | None) -> None:
         self.online()
+        request = asked.request
         job, record = records.Job(request=request, task=self._task, training=self._training), _record(model)
+        for site in sites:
+            asked.times[site] = asked.times.get(site, 0) + 1
         reachable = [site for site in sites if site in self._nodes]
         messages = [
             Message(
-                records.encode_job(job, record, (payloads or {}).get(site, b"")),
+                records.encode_job(job, record, asked.payloads.get(site, b"")),
                 self._nodes[site],
                 MESSAGE_TYPE[request.phase],
                 group_id=str(request.round),
@@ -129,9 +159,23 @@ class GridSites:
         for landed in list(self._landed):
             if landed.error or landed.is_whole():
                 self._landed.remove(landed)
-                yield self._read(landed, *self._outstanding.pop(landed.reply_to))
-                if not landed.error:
-                    landed.confirm()
+                reply = self._read(landed, *self._outstanding.pop(landed.reply_to))
+                if not self._asks_again(reply):
+                    yield reply
+                    if not landed.error:
+                        landed.confirm()
+
+    def _asks_again(self, reply: Reply) -> bool:
+        """Whether the site is asked again, because Flower lost what it was asked or what it answered."""
+        asked = self._asked
+        if reply.failure is None or reply.failure.code not in LOST or asked is None or asked.request != reply.request:
+            return False
+        if asked.times[reply.site] >= MOST_ASKED:
+            return False
+        log.warning("%s is asked again: %s", reply.site, reply.failure.reason)
+        with ArrayFile(asked.model) if asked.model else contextlib.nullcontext() as model:
+            self._send([reply.site], asked, model)
+        return True
 
     def _read(self, landed: private.Landed, site: str, request: Request) -> Reply:
         """A reply whose arrays are pulled from SuperLink when they are looked at, one at a time."""

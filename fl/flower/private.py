@@ -35,6 +35,7 @@ from flwr.supercore.inflatable.inflatable_protobuf_utils import (
 )
 from flwr.supercore.inflatable.inflatable_utils import (
     ObjectPullError,
+    ObjectPushError,
     ObjectUnavailableError,
     inflate_object_from_contents,
     pull_objects,
@@ -75,6 +76,9 @@ PRIVATE: Mapping[str, str] = {
 }
 """Every private name and what we pass to it, for the contract test; ``TaskIdentity`` is tested by what it does."""
 
+PUSHES = 5
+"""How often a SuperLink that stored a piece and did not say so is asked what it lacks."""
+
 WAIT_S = 60.0
 """How long to wait for the last pieces of a reply whose message is there."""
 
@@ -103,8 +107,13 @@ def can_stream(grid: Grid) -> bool:
 def push(grid: Grid, messages: Sequence[Message]) -> list[str | None]:
     """Send messages as ``Grid.push_messages`` does, but with one piece of the model at a time copied for the wire.
 
+    A SuperLink that died after it stored a piece, and before it said so, is asked again what it lacks.
+
     Returns:
         Their ids, in order; ``None`` for one that SuperLink refused.
+
+    Raises:
+        ObjectPushError: If it will not take a piece.
     """
     assert isinstance(grid, HttpGrid)
     pieces: dict[str, InflatableObject] = {}
@@ -112,20 +121,28 @@ def push(grid: Grid, messages: Sequence[Message]) -> list[str | None]:
         for message in messages:
             message.metadata.__dict__["_message_id"] = message.object_id
             pieces |= get_all_nested_objects(message)
-        answer = grid._runtime_client.PushMessages(
-            PushAppMessagesRequest(
-                messages_list=[message_to_proto(remove_content_from_message(message)) for message in messages],
-                message_object_trees=[get_object_tree(message) for message in messages],
-            )
+        request = PushAppMessagesRequest(
+            messages_list=[message_to_proto(remove_content_from_message(message)) for message in messages],
+            message_object_trees=[get_object_tree(message) for message in messages],
         )
-        wanted = set(answer.objects_to_push)
-        push_object = make_push_object_fn_protobuf(
-            grid._runtime_client.PushObject, grid.node, messages[0].metadata.run_id, answer.session_id
-        )
-        for object_id, piece in pieces.items():
-            if object_id in wanted:
-                push_object(object_id, piece.deflate())
+        for tries_left in reversed(range(PUSHES)):
+            answer = grid._runtime_client.PushMessages(request)
+            try:
+                _push_pieces(grid, messages[0].metadata.run_id, answer, pieces)
+                break
+            except ObjectPushError:
+                if not tries_left:
+                    raise
     return [message_id or None for message_id in answer.message_ids]
+
+
+def _push_pieces(grid: HttpGrid, run_id: int, answer: Any, pieces: Mapping[str, InflatableObject]) -> None:
+    """Send the pieces that SuperLink wants."""
+    wanted = set(answer.objects_to_push)
+    push_object = make_push_object_fn_protobuf(grid._runtime_client.PushObject, grid.node, run_id, answer.session_id)
+    for object_id, piece in pieces.items():
+        if object_id in wanted:
+            push_object(object_id, piece.deflate())
 
 
 def landed(grid: Grid, message_ids: Collection[str]) -> list[Landed]:

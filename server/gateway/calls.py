@@ -17,9 +17,11 @@ from server.gateway import fleet
 from server.gateway.config import MIB, GatewayConfig
 from server.gateway.counters import Counters
 from server.gateway.leases import Leases
+from server.gateway.ledger import Delivery
 from server.gateway.mail import Asked, Postbox
 from server.gateway.nodes import Node, Nodes
 from server.gateway.notices import Notices
+from server.gateway.superlink import PIECE_BYTES, SuperLink
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +62,7 @@ class Calls:
     def __init__(
         self,
         config: GatewayConfig,
-        superlink: fleet.SuperLink,
+        superlink: SuperLink,
         nodes: Nodes,
         counters: Counters,
         changed: Callable[[], None],
@@ -124,11 +126,16 @@ class Calls:
                 break
         if status == 200:
             self.leases.activated(node)
-            await self._give_up(node, call)
+            if not await self._give_up(node, call):
+                return 503, b""  # the SuperNode tries again, and so do we
         return status, body
 
-    async def _give_up(self, node: Node, call: link.FleetCall) -> None:
-        """Say of each message that a restarted site has lost that it is lost, instead of leaving that to a deadline."""
+    async def _give_up(self, node: Node, call: link.FleetCall) -> bool:
+        """Say of each message that a restarted site has lost that it is lost, instead of leaving that to a deadline.
+
+        Returns:
+            Whether SuperLink took all of that.
+        """
         held = set(call.headers.get(HOLDS, "").split(","))
         for it in list(node.deliveries.values()):
             if not it.is_confirmed or it.reply_id or it.message_id in held:
@@ -138,10 +145,12 @@ class Calls:
             if status == 200:
                 session_id, _ = fleet.announced(body)
                 head = fleet.Object(it.run_id, session_id, object_id, len(content))
-                await self._superlink.push(node.node_id, head, _one(content), call.signature, {})
+                status, _ = await self._superlink.push(node.node_id, head, _one(content), call.signature, {})
                 self.notices.landed(it.run_id, it.message_id)
-            if status != 503:
-                self._nodes.drop(node, it)
+            if status == 503:
+                return False
+            self._nodes.drop(node, it)
+        return True
 
     async def _deactivate(self, node: Node, call: link.FleetCall, request: Any) -> tuple[int, bytes]:
         node.has_left, node.online_until = True, float("-inf")
@@ -168,11 +177,31 @@ class Calls:
         self._counters.add(node.site, it.run_id, up=len(call.body))
         if status == 200:
             session_id, wanted = fleet.announced(body)
+            if it.pending and not wanted:
+                # Either all has come, or the ServerApp has taken the head of the reply, with which SuperLink forgets
+                # the message but not the session of its objects.
+                missing = await self._missing(node, it, call)
+                if missing is None:
+                    return 503, b""
+                if missing:
+                    session_id, wanted = it.session_id, missing
+                    body = fleet.wanting(reply.message_id, session_id, wanted)
             self._nodes.announce(it, reply.message_id, session_id, wanted)
             self.postbox.quicken(node)
             if not wanted:  # SuperLink has all of it, or takes none of it
                 self._land(node, it)
         return status, body
+
+    async def _missing(self, node: Node, it: Delivery, call: link.FleetCall) -> list[str] | None:
+        """Which pending objects of a reply SuperLink still waits for; ``None`` if it is away."""
+        missing = []
+        for object_id in sorted(it.pending, key=lambda name: name == it.reply_id):  # the message itself is the last
+            is_there = await self._superlink.has(node.node_id, it.run_id, object_id, call.signature, call.headers)
+            if is_there is None:
+                return None
+            if not is_there:
+                missing.append(object_id)
+        return missing
 
     async def _get_run(self, node: Node, call: link.FleetCall, request: Any) -> tuple[int, bytes]:
         node.check_run(request.run_id)
@@ -220,12 +249,12 @@ class Calls:
         if status == 200 and fleet.was_stored(body):
             it.reply_bytes += head.size_bytes
             it.pending.discard(head.object_id)
-            if not it.pending or head.object_id == it.reply_id:
+            if not it.pending:
                 self._land(node, it)
         self._check_clock(status, head.signature)
         return status, body
 
-    def _land(self, node: Node, it: Any) -> None:
+    def _land(self, node: Node, it: Delivery) -> None:
         self._nodes.land(node, it)
         self.notices.landed(it.run_id, it.message_id)
 
@@ -318,7 +347,7 @@ async def _chain(start: list[bytes], rest: AsyncIterator[bytes]) -> AsyncIterato
 
 
 async def _read(file: Any) -> AsyncIterator[bytes]:
-    while piece := file.read(fleet.PIECE_BYTES):
+    while piece := file.read(PIECE_BYTES):
         yield piece
 
 

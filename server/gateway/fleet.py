@@ -1,4 +1,4 @@
-"""Flower's Fleet API: the calls that may pass, what they say, and SuperLink at the other end.
+"""Flower's Fleet API: the calls that may pass, and what they say.
 
 The one module of the gateway that knows Flower. Bodies of small calls are parsed and checked; those of objects are
 passed on piece by piece, behind a head that the gateway writes itself.
@@ -6,16 +6,11 @@ passed on piece by piece, behind a head that the gateway writes itself.
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
-import ssl
 import weakref
-from collections.abc import AsyncIterable, AsyncIterator, Mapping, Set
-from contextlib import asynccontextmanager
-from pathlib import Path
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
-import httpx
 from flwr.app import Error
 from flwr.app import Message as FlowerMessage
 from flwr.common.serde import message_from_proto, message_to_proto
@@ -25,7 +20,6 @@ from google.protobuf.message import DecodeError
 from google.protobuf.message import Message as Proto
 
 from fl.errors import RefusedError
-from fl.link import link_pb2 as link
 
 PRIVATE: Mapping[str, str] = {
     "flwr.common.serde:message_from_proto": "(message_proto)",
@@ -39,7 +33,8 @@ PRIVATE: Mapping[str, str] = {
     "flwr.proto.fleet_pb2:PullMessagesRequest": "node",
     "flwr.proto.fleet_pb2:PullMessagesResponse": "messages_list message_object_trees",
     "flwr.proto.fleet_pb2:PushMessagesRequest": "node messages_list message_object_trees clientapp_runtime_list",
-    "flwr.proto.fleet_pb2:PushMessagesResponse": "objects_to_push session_id",
+    "flwr.proto.fleet_pb2:PushMessagesResponse": "objects_to_push session_id results",
+    "flwr.proto.message_pb2:PullObjectResponse": "object_found object_available",
     "flwr.proto.heartbeat_pb2:SendNodeHeartbeatRequest": "node heartbeat_interval",
     "flwr.proto.heartbeat_pb2:SendNodeHeartbeatResponse": "success",
     "flwr.proto.message_pb2:ConfirmMessageReceivedRequest": "node run_id message_object_id",
@@ -60,14 +55,6 @@ PRIVATE: Mapping[str, str] = {
 
 KIB = 1024
 MIB = 1024 * KIB
-PROTOBUF = "application/protobuf"
-PIECE_BYTES = 512 * KIB
-TIMEOUT_S = 30.0
-# SuperLink's uvicorn closes a connection after 5 s of silence.
-KEEP_ALIVE_S = 4.0
-CALLS_AT_ONCE, OBJECTS_AT_ONCE = 32, 64
-"""Connections to SuperLink; it holds each object on its way in memory."""
-VERSIONS = ("flwr-package-name", "flwr-package-version", "flwr-component-name")
 LOST = 8  # Flower's code for a ClientApp that crashed, which is what it makes of a task that goes silent
 
 
@@ -188,6 +175,29 @@ def announced(body: bytes) -> tuple[str, list[str]]:
     return str(answer.session_id), list(answer.objects_to_push)
 
 
+def wanting(message_id: str, session_id: str, objects: Sequence[str]) -> bytes:
+    """Answer to a reply's head that asks for the rest of it in a session that began before."""
+    return _bytes(
+        fleet_pb2.PushMessagesResponse(results={message_id: 0}, objects_to_push=objects, session_id=session_id)
+    )
+
+
+def pull_object(node_id: int, run_id: int, object_id: str) -> bytes:
+    """Body of a question for an object."""
+    node = node_pb2.Node(node_id=node_id)
+    return _bytes(message_pb2.PullObjectRequest(node=node, run_id=run_id, object_id=object_id))
+
+
+NO_CONTENT_BYTES = 8
+"""An answer to ``pull-object`` that is longer has content."""
+
+
+def is_awaited(body: bytes) -> bool:
+    """Whether SuperLink, which has no content of an object, knows of it and waits for it."""
+    answer = message_pb2.PullObjectResponse.FromString(body)
+    return bool(answer.object_found and not answer.object_available)
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Mail:
     """A message on its way to a node, as SuperLink gave it."""
@@ -282,139 +292,16 @@ class Object:
     size_bytes: int
 
 
-class SuperLink:
-    """Flower's SuperLink on this machine. Close it at the end.
-
-    Args:
-        address: ``host:port``.
-        ca: Authority of its certificate.
-    """
-
-    def __init__(self, address: str, ca: Path) -> None:
-        self.address = address
-        self.requests = 0
-        """How many requests it got from us."""
-        # Objects have connections of their own, so that slow ones never keep a small call waiting.
-        self._client, self._objects = (
-            httpx.AsyncClient(
-                base_url=f"https://{address}/v1/fleet/",
-                verify=ssl.create_default_context(cafile=str(ca)),
-                timeout=httpx.Timeout(TIMEOUT_S, pool=None),
-                limits=httpx.Limits(max_connections=connections, keepalive_expiry=KEEP_ALIVE_S),
-                trust_env=False,
-            )
-            for connections in (CALLS_AT_ONCE, OBJECTS_AT_ONCE)
-        )
-
-    async def call(
-        self, method: str, body: bytes, signature: link.Signature, headers: Mapping[str, str] | None = None
-    ) -> tuple[int, bytes]:
-        """One small call.
-
-        Returns:
-            HTTP's status and the answer's body; status 503 if SuperLink cannot be reached.
-        """
-        repeatable = METHODS[method].repeatable
-        for attempt in range(3):
-            if attempt:
-                await asyncio.sleep(0.2 * 4**attempt / 4)
-            self.requests += 1
-            try:
-                answer = await self._client.post(method, content=body, headers=_headers(signature, headers))
-            except httpx.ConnectError:
-                continue
-            except httpx.RequestError:
-                if repeatable:
-                    continue
-                break
-            # Flower answers 500 when its database was locked for too long, and no client tries that again.
-            if answer.status_code != 500 or not repeatable or attempt == 2:
-                return answer.status_code, answer.content
-        return 503, b""
-
-    async def push(
-        self,
-        node_id: int,
-        head: Object,
-        pieces: AsyncIterable[bytes],
-        signature: link.Signature,
-        headers: Mapping[str, str],
-    ) -> tuple[int, bytes]:
-        """Pass an object on as its pieces come.
-
-        Raises:
-            RefusedError: What ``pieces`` raises.
-        """
-        request = message_pb2.PushObjectRequest(
-            node=node_pb2.Node(node_id=node_id),
-            run_id=head.run_id,
-            session_id=head.session_id,
-            object_id=head.object_id,
-        )
-        # Fields of a protobuf message may stand in any order, so the content goes last, as it comes.
-        start = _bytes(request) + b"\x22" + _varint(head.size_bytes)
-
-        async def content() -> AsyncIterator[bytes]:
-            yield start
-            async for piece in pieces:
-                yield piece
-
-        size = {"content-length": str(len(start) + head.size_bytes)}
-        self.requests += 1
-        try:
-            answer = await self._objects.post(
-                "push-object", content=content(), headers=_headers(signature, headers) | size
-            )
-        except httpx.RequestError:
-            return 503, b""
-        return answer.status_code, answer.content
-
-    @asynccontextmanager
-    async def pull(
-        self, method: str, body: bytes, signature: link.Signature, headers: Mapping[str, str]
-    ) -> AsyncIterator[tuple[int, int, AsyncIterator[bytes]]]:
-        """Status, size in bytes and pieces of a large answer; status 503 if SuperLink cannot be reached."""
-        request = self._objects.build_request("POST", method, content=body, headers=_headers(signature, headers))
-        self.requests += 1
-        try:
-            answer = await self._objects.send(request, stream=True)
-        except httpx.RequestError:
-            yield 503, 0, _nothing()
-            return
-        try:
-            yield answer.status_code, int(answer.headers.get("content-length", 0)), answer.aiter_raw(PIECE_BYTES)
-        finally:
-            await answer.aclose()
-
-    async def is_healthy(self) -> bool:
-        """Whether it answers."""
-        try:
-            answer = await self._client.get(f"https://{self.address}/health", timeout=5)
-        except httpx.RequestError:
-            return False
-        return answer.status_code == 200
-
-    async def close(self) -> None:
-        """Close its connections."""
-        await self._client.aclose()
-        await self._objects.aclose()
-
-
-async def _nothing() -> AsyncIterator[bytes]:
-    pieces: tuple[bytes, ...] = ()
-    for piece in pieces:
-        yield piece
-
-
-def _headers(signature: link.Signature, more: Mapping[str, str] | None) -> dict[str, str]:
-    """The node's signature, and Flower's version headers: no others pass."""
-    headers = {name: value for name, value in (more or {}).items() if name in VERSIONS}
-    return headers | {
-        "content-type": PROTOBUF,
-        "flwr-public-key": signature.public_key,
-        "flwr-timestamp": signature.timestamp,
-        "flwr-signature": signature.signature,
-    }
+def push_head(node_id: int, head: Object) -> bytes:
+    """What stands before an object's content in the body of a ``push-object``."""
+    request = message_pb2.PushObjectRequest(
+        node=node_pb2.Node(node_id=node_id),
+        run_id=head.run_id,
+        session_id=head.session_id,
+        object_id=head.object_id,
+    )
+    # Fields of a protobuf message may stand in any order, so the content goes last, as it comes.
+    return _bytes(request) + b"\x22" + _varint(head.size_bytes)
 
 
 def _bytes(message: Proto) -> bytes:

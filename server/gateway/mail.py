@@ -189,7 +189,7 @@ class Postbox:
                 if self._plans[other].due > now:
                     self._plans[other].interval_s = min(self._plans[other].interval_s, IDLE_S / GROWTH)  # once
                     self._schedule(other, now)
-        elif was_urgent:  # SuperLink is away, or has it in a moment
+        elif was_urgent or asked.status != 200:  # SuperLink has it in a moment, or is away and may have lost it
             plan.interval_s = BUSY_S
         else:
             longer_s = plan.interval_s * GROWTH

@@ -143,6 +143,11 @@ class Nodes:
     def __len__(self) -> int:
         return len(self._nodes)
 
+    def known(self) -> set[str]:
+        """Ids of all messages that nodes have and have not answered."""
+        mine = {message_id for node in self for message_id in node.deliveries}
+        return mine | {it.message_id for earlier in self._earlier.values() for it in earlier}
+
     def of(self, admitted: Admitted, certificate: bytes) -> Node:
         """The node that is bound to a certificate's site."""
         node = self._nodes.get(admitted.site)
@@ -164,7 +169,9 @@ class Nodes:
         self._nodes.pop(node.site, None)
 
     def deliver(self, node: Node, mail: fleet.Mail, body: bytes) -> Delivery:
-        """Write down that a node gets a message."""
+        """Write down that a node gets a message; what it has already stays as it is."""
+        if known := node.deliveries.get(mail.message_id):
+            return known
         it = Delivery(mail.message_id, node.node_id, mail.run_id, mail.expires_s, mail.head, body)
         it.objects = fleet.objects_of(body)
         self._ledger.add(it)

@@ -19,16 +19,18 @@ from grpc import aio
 
 from fl.errors import BusyError, FLError, RefusedError, StorageError
 from fl.link import link_pb2_grpc
+from server import claims
 from server.centre import Centre
 from server.gateway import centre as port
-from server.gateway import fleet
 from server.gateway.calls import Calls
 from server.gateway.config import MIB, GatewayConfig
 from server.gateway.counters import Counters
 from server.gateway.ledger import Ledger
 from server.gateway.nodes import Node, Nodes
 from server.gateway.service import Door, EnrolmentService, LinkService
+from server.gateway.superlink import SuperLink
 from server.home import Home
+from server.superlink import DATABASE, LEDGER
 
 log = logging.getLogger(__name__)
 
@@ -67,9 +69,9 @@ class Gateway:
         self._config, self._centre, self._home = config, centre, home
         self._keys = Keys(home / "gateway", authorities)
         self.counters = Counters()
-        self._ledger = Ledger(home / "gateway" / "ledger.db")
+        self._ledger = Ledger(home / "gateway" / LEDGER)
         self.nodes = Nodes(self._ledger)
-        self._superlink = fleet.SuperLink(superlink, superlink_ca)
+        self._superlink = SuperLink(superlink, superlink_ca)
         self._door = Door(config, centre, self.nodes, self.counters)
         self._calls = Calls(config, self._superlink, self.nodes, self.counters, self._changed, home / "gateway")
         self.ports: list[int] = []
@@ -99,6 +101,7 @@ class Gateway:
             if self._config.health:
                 loops.append(_serve_health(self._config.health, self.status))
             started = [tasks.create_task(loop) for loop in loops]
+            await asyncio.to_thread(self._give_back)
             await server.start()
             notices = await self._calls.notices.serve(Home(self._home).socket)
             log.info("listening on %s", ", ".join(self._config.listen))
@@ -126,6 +129,13 @@ class Gateway:
             "down_bytes": total.down_bytes,
             "superlink_requests": self._superlink.requests,
         }
+
+    def _give_back(self) -> None:
+        """Free the mail that an earlier life of this gateway asked SuperLink for, and died before it wrote it down."""
+        try:
+            claims.release(Home(self._home).superlink / DATABASE, self.nodes.known(), replies=False)
+        except StorageError as err:  # SuperLink's database is elsewhere, or busy: deadlines do the rest
+            log.warning("no mail is given back: %s", err.message)
 
     def _changed(self) -> None:
         self._door.changed()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fl.errors import RefusedError
 from fl.flower.private import ensure_identity
-from server.gateway import fleet
+from server.gateway import fleet, superlink
 
 
 def tree(name, *children):
@@ -142,7 +142,7 @@ def test_a_lost_message_is_answered_with_an_error_in_the_nodes_name():
 def test_only_flowers_version_headers_pass():
     from fl.link import link_pb2 as link
 
-    headers = fleet._headers(
+    headers = superlink._headers(
         link.Signature(public_key="k"), {"flwr-package-version": "1.41.0", "cookie": "x", "host": "y"}
     )
     assert headers["flwr-package-version"] == "1.41.0"
