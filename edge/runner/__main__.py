@@ -14,12 +14,15 @@ given = threads.hold_back()
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 
 import functools  # noqa: E402
+import signal  # noqa: E402
+from pathlib import Path  # noqa: E402
 
 from edge.runner import limits  # noqa: E402
 from edge.runner.channel import Channel  # noqa: E402
 from edge.runner.config import RunnerConfig, parse  # noqa: E402
+from edge.runner.execution import Executor  # noqa: E402
 from edge.runner.runner import Runner  # noqa: E402
-from edge.runner.warm import ZygoteGoneError  # noqa: E402
+from edge.runner.warm import Warm, ZygoteGoneError  # noqa: E402
 from edge.runner.zygote import Zygote, flush, live  # noqa: E402
 from fl import console  # noqa: E402
 from fl.errors import FLError  # noqa: E402
@@ -29,6 +32,8 @@ def main() -> int:
     """Run until the runner ends, or somebody ends us; both are a failure, and started again."""
     try:
         config = parse(sys.argv[1:])
+        if config.pods is not None:
+            return _run_in_pods(config, config.pods)
     except FLError as err:
         console.report_error(err)
         return err.exit_status
@@ -46,9 +51,39 @@ def main() -> int:
     return 1
 
 
-def _run(config: RunnerConfig, base: Channel) -> None:
+def _run_in_pods(config: RunnerConfig, pods: Path) -> int:
+    """Run tasks in pods of a cluster: nothing is forked, so this process needs no torch, and tasks no access to it."""
+    from edge.home import Home
+    from edge.runner.pod import PodExecutor
+    from edge.runner.pod_cluster import Cluster
+    from edge.runner.pod_config import PodConfig
+
+    found = PodConfig.from_file(pods)
+    executor = PodExecutor(
+        Cluster(found.namespace),
+        found,
+        config.limits,
+        config.threads,
+        site=Home(config.home).site().id,
+        home=config.home,
+        work=config.home / "pods",
+        say=console.say,
+    )
+    # Asked politely to end: the pod that waits goes at once.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        Runner(config, base, threads.wanted(given, config.threads), console.say).run()
+        Runner(config, executor, console.say).run()
+    except KeyboardInterrupt:
+        return 143
+    finally:
+        executor.close()
+
+
+def _run(config: RunnerConfig, base: Channel) -> None:
+    warm = Warm(base, config.preload, config.warm_apps, console.say)
+    executor = Executor(warm, base, config.limits, threads.wanted(given, config.threads))
+    try:
+        Runner(config, executor, console.say).run()
     except FLError as err:
         console.report_error(err)
         sys.exit(err.exit_status)

@@ -73,6 +73,8 @@ class App:
     directory: Path
     reference: str
     """Where its ClientApp is, ``module:attribute``."""
+    bundle: bytes = dataclasses.field(default=b"", repr=False, compare=False)
+    """The files as they came."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -117,7 +119,8 @@ def unpack(content: bytes, digest: str, apps: Path) -> App:
         finally:
             shutil.rmtree(part, ignore_errors=True)
     try:
-        return App(digest, directory, get_project_config(directory)["tool"]["flwr"]["app"]["components"]["clientapp"])
+        components = get_project_config(directory)["tool"]["flwr"]["app"]["components"]
+        return App(digest, directory, components["clientapp"], content)
     except (OSError, ValueError, KeyError) as err:
         raise AppError(f"the app names no clientapp: {err}") from err
 

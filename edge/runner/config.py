@@ -63,6 +63,9 @@ class RunnerConfig:
     preload: tuple[str, ...] = PRELOAD
     """Modules that are imported before any task, if they are installed."""
 
+    pods: Path | None = None
+    """File that says how tasks run as Kubernetes pods; without it they run in forked processes."""
+
     late: bool = False
     """Import them when the first task comes, which spares an idle site their memory."""
 
@@ -88,6 +91,7 @@ def command(config: RunnerConfig) -> list[str]:
     argv += ["--preload", ",".join(config.preload), "--time-s", str(config.limits.time_s)]
     for option, value in (
         ("--policy", config.policy),
+        ("--pods", config.pods),
         ("--threads", config.threads),
         ("--memory-mib", config.limits.memory_mib),
         ("--cpu-s", config.limits.cpu_s),
@@ -108,6 +112,7 @@ def parse(arguments: Sequence[str]) -> RunnerConfig:
     parser.add_argument("--runtime-api", required=True)
     parser.add_argument("--secret-file", type=Path, required=True)
     parser.add_argument("--policy", type=Path)
+    parser.add_argument("--pods", type=Path)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--memory-mib", type=int)
     parser.add_argument("--time-s", type=float, default=MESSAGE_LIFE_S)
@@ -121,6 +126,7 @@ def parse(arguments: Sequence[str]) -> RunnerConfig:
         runtime_api=given.runtime_api,
         secret_file=given.secret_file,
         policy=given.policy,
+        pods=given.pods,
         limits=Limits(memory_mib=given.memory_mib, time_s=given.time_s, cpu_s=given.cpu_s),
         threads=given.threads,
         warm_apps=given.warm_apps,

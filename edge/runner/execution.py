@@ -14,24 +14,12 @@ from edge.runner.channel import Channel
 from edge.runner.clientapp import App
 from edge.runner.config import Limits
 from edge.runner.limits import Watch
+from edge.runner.outcome import Outcome
 from edge.runner.warm import Warm, ZygoteGoneError, expect
 
 LOOK_S = 0.1
 EXIT_GRACE_S = 5.0
 MOST_STARTS = 3
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of a task."""
-
-    failure: str
-    """Why no answer lies ready; empty if one does."""
-    raised: str
-    """What the app raised, if that is its answer."""
-    passed_s: float
-    peak_mib: int
-    used_gpu: bool
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -64,6 +52,23 @@ class Executor:
         self._limits = limits
         self._threads = threads
         self._ending: _Ending | None = None
+
+    def prepare(self) -> None:
+        """Import now what tasks need; it goes on while we do."""
+        self._warm.preload()
+
+    def fileno(self) -> int:
+        """What is readable when something happened to the base."""
+        return self._base.fileno()
+
+    def idle(self) -> None:
+        """Between tasks: see whether the base is still there.
+
+        Raises:
+            ZygoteGoneError: If it is not.
+        """
+        if select.select([self._base], [], [], 0)[0] and self._base.receive() is None:
+            raise ZygoteGoneError("the fork server ended")
 
     def run(
         self, app: App, received: Path, answered: Path, *, beat: Callable[[], None], gpu_left_s: float | None = None

@@ -9,20 +9,19 @@ import select
 import shutil
 import time
 from collections.abc import Callable
-from typing import NoReturn
+from pathlib import Path
+from typing import NoReturn, Protocol
 
 from edge import datagrams
 from edge.datagrams import Mailbox
 from edge.home import Home
 from edge.policy import Policy, check_app, check_work_hours
 from edge.runner import clientapp, parcel
-from edge.runner.channel import Channel
-from edge.runner.clientapp import AppError
+from edge.runner.clientapp import App, AppError
 from edge.runner.config import RunnerConfig
-from edge.runner.execution import Executor
 from edge.runner.flower import AwayError, GoneError, RuntimeApi, Task
+from edge.runner.outcome import Outcome
 from edge.runner.record import InHand, Record
-from edge.runner.warm import Warm, ZygoteGoneError
 from edge.usage import FILE as USAGE
 from edge.usage import Usage
 from fl.errors import FLError, StorageError
@@ -42,17 +41,37 @@ NO_AGENTS = "this site runs client apps only"
 RESTARTED = "the site's runner ended while it had this message, and was started again"
 
 
+class TaskExecutor(Protocol):
+    """Who has an app answer: forked processes here (``execution``), or pods of a cluster (``pod``)."""
+
+    def prepare(self) -> None:
+        """Called once, before the first task is asked for."""
+
+    def run(
+        self, app: App, received: Path, answered: Path, *, beat: Callable[[], None], gpu_left_s: float | None = None
+    ) -> Outcome:
+        """Have an app answer; what ``beat`` raises ends the task, and comes as it is."""
+
+    def settle(self) -> None:
+        """Called after each task, when its reply is pushed."""
+
+    def idle(self) -> None:
+        """Called between tasks, every few seconds and when ``fileno`` is readable."""
+
+    def fileno(self) -> int | None:
+        """What is readable when something happened that cannot wait; ``None`` if there is no such thing."""
+
+
 class Runner:
     """One site's runner.
 
     Args:
         config: What it was told.
-        base: Channel of the process that forks.
-        threads: Compute threads of a task.
+        executor: Who has apps answer.
         say: Called with a line for everything worth telling.
     """
 
-    def __init__(self, config: RunnerConfig, base: Channel, threads: int, say: Callable[[str], None]) -> None:
+    def __init__(self, config: RunnerConfig, executor: TaskExecutor, say: Callable[[str], None]) -> None:
         self._config = config
         self._say = say
         self._apps = config.work / "apps"
@@ -61,9 +80,7 @@ class Runner:
         self._record = Record(config.work / "task.json")
         self._api = RuntimeApi(config.runtime_api, config.secret_file.read_bytes())
         self._mailbox = Mailbox(Home(config.home).runner_socket)
-        self._base = base
-        self._warm = Warm(base, config.preload, config.warm_apps, say)
-        self._executor = Executor(self._warm, base, config.limits, threads)
+        self._executor = executor
         self._is_told = False
         self._last_run: int | None = None
         """Of the message that the link gave the SuperNode last."""
@@ -79,7 +96,7 @@ class Runner:
         """
         self._answer_for_former_life()
         if not self._config.late:
-            self._warm.preload()
+            self._executor.prepare()
         said = ""
         while True:
             pause_s = self._pause_s()
@@ -103,9 +120,9 @@ class Runner:
         return TOLD_S if self._is_told else ALONE_S
 
     def _sleep(self, pause_s: float) -> None:
-        ready, _, _ = select.select([self._mailbox.fileno(), self._base.fileno()], [], [], pause_s)
-        if self._base.fileno() in ready and self._base.receive() is None:
-            raise ZygoteGoneError("the fork server ended")
+        wakes = self._executor.fileno()
+        select.select([self._mailbox.fileno(), *([] if wakes is None else [wakes])], [], [], pause_s)
+        self._executor.idle()
         self._read_notes()
 
     def _read_notes(self) -> None:

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# The base image from Debian's own mirror, where no container registry can be reached: localhost/debian:bookworm-python.
+#
+# usage: base.sh        as root, about a minute; what is in the cache is not made again
+# It takes the place of BASE in the Containerfiles: Debian 12 with its Python 3.11, and nothing that only apt needs.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+# shellcheck source-path=SCRIPTDIR source=settings.sh
+. "$here/settings.sh"
+
+"${BUILDAH[@]}" inspect --type image "$OWN_BASE" >/dev/null 2>&1 && exit 0
+root=$CACHE/images/debian
+if [ ! -e "$root/.whole" ]; then
+    rm -rf "$root"
+    mkdir -p "$root"
+    say "debootstrap"
+    SOURCE_DATE_EPOCH=$EPOCH nice -n 19 debootstrap --variant=minbase \
+        --include=python3,ca-certificates,libstdc++6 bookworm "$root" >"$CACHE/images/debootstrap.log"
+    touch "$root/.whole"
+fi
+container=$("${BUILDAH[@]}" from scratch)
+mount=$("${BUILDAH[@]}" mount "$container")
+# What no program reads: indexes of apt, translations, manuals. Licences stay.
+rsync -a --delete --exclude=/.whole --exclude='/var/cache/*' --exclude='/var/lib/apt/lists/*' --exclude='/var/log/*' \
+    --exclude='/usr/share/locale/*' --exclude='/usr/share/man/*' --exclude='/usr/share/info/*' \
+    --include='/usr/share/doc/*/' --include='/usr/share/doc/*/copyright' --exclude='/usr/share/doc/**' \
+    --exclude='/dev/*' --exclude='__pycache__' --exclude='/usr/lib/python3*/lib2to3' --exclude='/usr/lib/python3*/idlelib' \
+    --exclude='/usr/lib/python3*/pydoc_data' --exclude='/var/lib/dpkg/info/*.md5sums' \
+    "$root/" "$mount/"
+: >"$mount/etc/machine-id"
+find "$mount" -newermt "@$EPOCH" -print0 | xargs -0 -r touch -h -d "@$EPOCH"
+"${BUILDAH[@]}" unmount "$container" >/dev/null
+"${BUILDAH[@]}" config --env PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin --cmd '["python3"]' "$container"
+"${BUILDAH[@]}" commit -q --rm --timestamp "$EPOCH" "$container" "$OWN_BASE" >/dev/null
+say "made $OWN_BASE"

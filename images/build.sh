@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# Build an image: buildah alone, no daemon. The result is an oci-archive with a digest, and an SBOM beside it.
+#
+# usage: build.sh NAME       server, site, site-torch, site-cuda or site-jetson
+#
+# BASE                   base image; `own` makes one from Debian's mirror, where no container registry can be reached
+# PYTHON                 makes the wheels; its version is the base's (default .venv/bin/python)
+# SOURCE_DATE_EPOCH      the time that is written into the image; the last commit's if not given
+# FEDFLEET_CACHE         where results go: images/NAME.tar, NAME.digest, NAME.sbom.json (default ~/.cache/fedfleet)
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+# shellcheck source-path=SCRIPTDIR source=settings.sh
+. "$here/settings.sh"
+
+name=${1:-}
+case $name in
+server) file=server extras= ;;
+site) file=site extras=k8s ;;
+site-torch) file=site extras=k8s,torch ;;
+site-cuda) file=site-cuda extras=k8s,torch ;;
+site-jetson) file=site-jetson extras=k8s ;;
+*) say "server, site, site-torch, site-cuda or site-jetson, not '$name'"; exit 2 ;;
+esac
+version=$("$PYTHON" -c 'import tomllib; print(tomllib.load(open("'"$root"'/pyproject.toml", "rb"))["project"]["version"])')
+results=$CACHE/images
+mkdir -p "$results"
+work=$(mktemp -d "$results/.$name.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+
+if [ "${BASE:-}" = own ]; then
+    bash "$here/base.sh"
+    BASE=$OWN_BASE
+fi
+
+# pip keeps what it has downloaded and built in its own cache; nothing is fetched twice.
+say "$name: wheels"
+mkdir "$work/wheels"
+"$PYTHON" -m pip wheel --quiet --disable-pip-version-check --constraint "$root/constraints.txt" --wheel-dir "$work/wheels" \
+    pip "$root${extras:+[$extras]}" 2>&1 | grep -v "neither a file nor a directory" >&2 || true
+rm -rf "$root/build"
+ls "$work"/wheels/fedfleet-*.whl >/dev/null
+cp "$here/install.sh" "$work/"
+cp "$here/Containerfile.$file" "$work/Containerfile"
+printf 'root:x:0:0:root:/root:/usr/sbin/nologin\nfedfleet:x:10001:10001::/tmp:/usr/sbin/nologin\n' >"$work/passwd"
+printf 'root:x:0:\nfedfleet:x:10001:\n' >"$work/group"
+
+say "$name: image"
+digest_of_code=$(cd "$root" && git ls-files -s -- fl server edge simulations pyproject.toml constraints.txt images | sha256sum | cut -d ' ' -f 1)
+"${BUILDAH[@]}" bud --quiet --layers=false --timestamp "$EPOCH" ${BASE:+--build-arg "BASE=$BASE"} \
+    --build-arg "EXTRAS=$extras" --build-arg "SOURCE_DATE_EPOCH=$EPOCH" --pull=false \
+    --label "org.opencontainers.image.title=fedfleet $name" \
+    --label "org.opencontainers.image.version=$version" \
+    --label "org.opencontainers.image.licenses=Apache-2.0" \
+    --label "org.opencontainers.image.revision=$(git -C "$root" rev-parse HEAD 2>/dev/null || echo unknown)" \
+    --label "dev.fedfleet.code=sha256:$digest_of_code" \
+    --tag "localhost/fl-$name:$version" "$work" >/dev/null
+archive=$results/$name.tar
+"${BUILDAH[@]}" push --quiet --digestfile "$work/digest" "localhost/fl-$name:$version" \
+    "oci-archive:$work/image.tar:localhost/fl-$name:$version"
+mv "$work/image.tar" "$archive"
+mv "$work/digest" "$results/$name.digest"
+container=$("${BUILDAH[@]}" from --pull=false "localhost/fl-$name:$version")
+mount=$("${BUILDAH[@]}" mount "$container")
+"$PYTHON" "$here/sbom.py" "$mount" --name "fl-$name" --version "$version" --digest "$(cat "$results/$name.digest")" \
+    --epoch "$EPOCH" >"$results/$name.sbom.json"
+du -sm --apparent-size "$mount" | cut -f 1 >"$results/$name.mb"
+"${BUILDAH[@]}" unmount "$container" >/dev/null
+"${BUILDAH[@]}" rm "$container" >/dev/null
+say "$name: $(cat "$results/$name.mb") MB unpacked, $(du -m "$archive" | cut -f 1) MB packed, $(cat "$results/$name.digest")"
