@@ -112,7 +112,7 @@ def test_a_database_that_is_not_there_or_empty_is_left_alone(tmp_path):
 
 def test_a_database_that_is_none_is_a_refusal_in_one_line(tmp_path):
     (tmp_path / "state.db").write_text("no database at all, but long enough to be taken for one" * 20)
-    with pytest.raises(StorageError, match="state.db: file is not a database"):
+    with pytest.raises(StorageError, match=r"state\.db: file is not a database"):
         claims.release(tmp_path / "state.db", (), replies=True)
 
 

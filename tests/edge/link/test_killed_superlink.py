@@ -44,7 +44,7 @@ def it(tmp_path_factory):
             yield made
 
 
-@pytest.mark.parametrize("step, call", INSTANTS)
+@pytest.mark.parametrize(("step", "call"), INSTANTS)
 def test_no_round_waits_for_a_message_that_died_with_superlink(it, step, call):
     before = len(it.run.rounds)
     lives = it.group.children["superlink"].lives

@@ -7,7 +7,7 @@ import httpx
 from flwr.proto import message_pb2, node_pb2
 
 from fl.link import link_pb2 as link
-from server.gateway import fleet
+from server.gateway import superlink
 from tests.server.gateway.player import Player, beating
 
 
@@ -20,7 +20,7 @@ class BareStub:
         self._node = node_pb2.Node(node_id=node_id)
 
     def post(self, path, body, signature=None):
-        headers = fleet._headers(signature or link.Signature(), {})
+        headers = superlink._headers(signature or link.Signature(), {})
         answer = self._client.post(path, content=body, headers=headers)
         return link.FleetAnswer(status=answer.status_code, body=answer.content, refusal=answer.text[:200])
 

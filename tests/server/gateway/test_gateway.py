@@ -1,17 +1,22 @@
 """The gateway in front of a real SuperLink, with a site that is played call by call."""
 
+import contextlib
 import os
 import signal
+import sqlite3
 import threading
 import time
 
 import grpc
+import numpy as np
 import pytest
+from flwr.app import ArrayRecord, RecordDict
 
 from fl.link import link_pb2 as link
 from server.certificates import private_pem
 from server.gateway import fleet
 from tests.centre import ec
+from tests.server.gateway.bare import bare_player
 from tests.server.gateway.conftest import until
 from tests.server.gateway.player import Refused, make_reply, player
 
@@ -101,6 +106,52 @@ def test_a_gateway_that_is_replaced_in_the_middle_knows_what_was_delivered(runni
         site.upload(reply, session, wanted)
         (came,) = run.rounds()
         assert (came["missing"], came["failed"]) == (0, {})
+
+
+def test_mail_that_a_gateway_had_asked_for_when_it_died_is_given_by_the_next(running, run):
+    """SuperLink hands a message out once, and here to somebody who dies before he can write it down."""
+    name = running.pair[0]
+    with player(running, name) as site, bare_player(running, name) as asker:
+        site.activate()
+        lost = asker.wait_for_mail()
+        assert site.pull(hold_s=1.0) is None
+        running.gateway.stop()
+        running.gateway.start()
+        until(lambda: is_back(site))
+        mail = site.wait_for_mail()
+        assert mail[0].metadata.message_id == lost[0].metadata.message_id
+        message = site.receive(mail)
+        site.confirm(mail)
+        site.answer(mail, message)
+        (came,) = run.rounds()
+    assert (came["missing"], came["failed"]) == (0, {})
+
+
+def test_an_upload_goes_on_when_the_serverapp_has_taken_the_head_of_the_reply(running, run):
+    """SuperLink then knows the message no more: it would say that it wants nothing, and the round would wait."""
+    with player(running, running.pair[0]) as site:
+        site.activate()
+        mail = site.wait_for_mail()
+        message = site.receive(mail)
+        site.confirm(mail)
+        own = np.random.default_rng(1).standard_normal(1000)
+        reply = make_reply(message, RecordDict({"arrays": ArrayRecord([own])}))
+        session, wanted = site.announce(reply)
+        assert len(wanted) == 5
+        until(lambda: mail[0].metadata.message_id not in messages(running))
+        first = {object_id for object_id in wanted if object_id != reply.metadata.message_id}.pop()
+        site.upload(reply, session, {first})
+        again, missing = site.announce(reply)
+        assert (again, set(missing)) == (session, set(wanted) - {first})
+        site.upload(reply, again, missing)
+        (came,) = run.rounds()
+    assert (came["missing"], came["failed"]) == (0, {})
+
+
+def messages(running):
+    """Ids of the messages that SuperLink knows."""
+    with contextlib.closing(sqlite3.connect(running.home / "superlink" / "state.db")) as db:
+        return {row[0] for row in db.execute("SELECT message_id FROM message_ins")}
 
 
 def is_back(site):
