@@ -77,6 +77,12 @@ class SiteFile:
     warm_apps: int = 3
     """Apps that are kept imported for their next task; 0 imports an app anew in each task, as Flower does."""
 
+    pods: Path | None = None
+    """File that says how tasks run as Kubernetes pods (`pods.toml`); unset runs them in processes of this machine."""
+
+    identity_secret: str = ""
+    """In a cluster: Secret of the site's own namespace that is kept up to date with its keys and certificates."""
+
     preload_at: Literal["start", "first-task"] = "start"
     """When torch is imported: at once, or with the first task, which spares a site that only waits its memory."""
 

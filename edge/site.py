@@ -22,7 +22,7 @@ from fl import ports
 from fl.files import Lock, write_atomic
 from fl.processes import Group, Restart
 
-LINK, RUNNER = "link", "runner"
+LINK, RUNNER, KEEPER = "link", "runner", "keeper"
 # An unattended site tries for long; whoever started it then starts it anew.
 RESTART = Restart(most_deaths=20, within_s=120, first_delay_s=0.2, longest_delay_s=10)
 GRACE_S = 5.0
@@ -130,6 +130,9 @@ def _start(group: Group, home: Home, site: SiteFile, say: Callable[[str], None])
     # It looks for the SuperNode by itself, and has imports to do meanwhile.
     runner = command(_runner(home, site, runtime_port))
     group.start(RUNNER, runner, env=env, log=home.path / "runner.log", restart=RESTART)
+    if site.identity_secret:
+        argv = [sys.executable, "-m", "edge.cluster", "--home", str(home.path), "--secret", site.identity_secret]
+        group.start(KEEPER, argv, env=env, log=home.path / "keeper.log", restart=RESTART)
     _wait(group, port, "the start of the link", say)
     supernode.start(group, home, site, link_port=port, port=runtime_port)
     _wait(group, runtime_port, "the start of the SuperNode", say)
@@ -156,5 +159,6 @@ def _runner(home: Home, site: SiteFile, runtime_port: int) -> RunnerConfig:
         limits=Limits(**{name: value for name, value in limits.items() if value is not None}),
         threads=site.threads,
         warm_apps=site.warm_apps,
+        pods=site.pods,
         late=site.preload_at == "first-task",
     )

@@ -6,6 +6,7 @@
 # BASE                   base image; `own` makes one from Debian's mirror, where no container registry can be reached
 # PYTHON                 makes the wheels; its version is the base's (default .venv/bin/python)
 # SOURCE_DATE_EPOCH      the time that is written into the image; the last commit's if not given
+# UNPACKED=1             don't compress layers: larger, and faster where it is only carried to this machine's cluster
 # FEDFLEET_CACHE         where results go: images/NAME.tar, NAME.digest, NAME.sbom.json (default ~/.cache/fedfleet)
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -32,30 +33,41 @@ if [ "${BASE:-}" = own ]; then
     BASE=$OWN_BASE
 fi
 
+# Nothing to do when nothing has changed that the image is made of.
+code=$(cd "$root" && git ls-files -z --cached --others --exclude-standard -- fl server edge simulations pyproject.toml \
+    constraints.txt images | xargs -0 sha256sum 2>/dev/null | sha256sum | cut -d ' ' -f 1)
+made_of="$code ${BASE:-} ${UNPACKED:-}"
+if [ -e "$results/$name.tar" ] && [ "$(cat "$results/$name.code" 2>/dev/null)" = "$made_of" ]; then
+    say "$name is as it was"
+    exit 0
+fi
+
 # pip keeps what it has downloaded and built in its own cache; nothing is fetched twice.
 say "$name: wheels"
-mkdir "$work/wheels"
-"$PYTHON" -m pip wheel --quiet --disable-pip-version-check --constraint "$root/constraints.txt" --wheel-dir "$work/wheels" \
-    pip "$root${extras:+[$extras]}" 2>&1 | grep -v "neither a file nor a directory" >&2 || true
-rm -rf "$root/build"
-ls "$work"/wheels/fedfleet-*.whl >/dev/null
+mkdir "$work/wheels" "$work/own" "$work/source"
+(cd "$root" && cp -a --parents -t "$work/source" pyproject.toml README.md LICENSE fl server edge simulations)
+"$PYTHON" -m pip wheel --quiet --disable-pip-version-check --constraint "$root/constraints.txt" \
+    --wheel-dir "$work/wheels" pip "$work/source${extras:+[$extras]}" 2>&1 |
+    grep -v "neither a file nor a directory" >&2 || true
+mv "$work"/wheels/fedfleet-*.whl "$work/own/"
+rm -rf "$work/source"
+find "$work/wheels" "$work/own" -exec touch -d "@$EPOCH" {} +
 cp "$here/install.sh" "$work/"
 cp "$here/Containerfile.$file" "$work/Containerfile"
 printf 'root:x:0:0:root:/root:/usr/sbin/nologin\nfedfleet:x:10001:10001::/tmp:/usr/sbin/nologin\n' >"$work/passwd"
 printf 'root:x:0:\nfedfleet:x:10001:\n' >"$work/group"
 
 say "$name: image"
-digest_of_code=$(cd "$root" && git ls-files -s -- fl server edge simulations pyproject.toml constraints.txt images | sha256sum | cut -d ' ' -f 1)
-"${BUILDAH[@]}" bud --quiet --layers=false --timestamp "$EPOCH" ${BASE:+--build-arg "BASE=$BASE"} \
-    --build-arg "EXTRAS=$extras" --build-arg "SOURCE_DATE_EPOCH=$EPOCH" --pull=false \
+"${BUILDAH[@]}" bud --quiet --layers --timestamp "$EPOCH" ${BASE:+--build-arg "BASE=$BASE"} \
+    --build-arg "SOURCE_DATE_EPOCH=$EPOCH" --pull=false \
     --label "org.opencontainers.image.title=fedfleet $name" \
     --label "org.opencontainers.image.version=$version" \
     --label "org.opencontainers.image.licenses=Apache-2.0" \
     --label "org.opencontainers.image.revision=$(git -C "$root" rev-parse HEAD 2>/dev/null || echo unknown)" \
-    --label "dev.fedfleet.code=sha256:$digest_of_code" \
+    --label "dev.fedfleet.code=sha256:$code" \
     --tag "localhost/fl-$name:$version" "$work" >/dev/null
 archive=$results/$name.tar
-"${BUILDAH[@]}" push --quiet --digestfile "$work/digest" "localhost/fl-$name:$version" \
+"${BUILDAH[@]}" push --quiet ${UNPACKED:+--disable-compression} --digestfile "$work/digest" "localhost/fl-$name:$version" \
     "oci-archive:$work/image.tar:localhost/fl-$name:$version"
 mv "$work/image.tar" "$archive"
 mv "$work/digest" "$results/$name.digest"
@@ -66,4 +78,5 @@ mount=$("${BUILDAH[@]}" mount "$container")
 du -sm --apparent-size "$mount" | cut -f 1 >"$results/$name.mb"
 "${BUILDAH[@]}" unmount "$container" >/dev/null
 "${BUILDAH[@]}" rm "$container" >/dev/null
-say "$name: $(cat "$results/$name.mb") MB unpacked, $(du -m "$archive" | cut -f 1) MB packed, $(cat "$results/$name.digest")"
+echo "$made_of" >"$results/$name.code"
+say "$name: $(cat "$results/$name.mb") MB unpacked, $(du -m "$archive" | cut -f 1) MB in the archive, $(cat "$results/$name.digest")"

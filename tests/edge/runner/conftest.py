@@ -27,13 +27,13 @@ class Site:
         if start:
             self.start()
 
-    def start(self):
+    def start(self, within_s=100):
         """Start the runner; it is at work on return, however slow the machine is."""
         (self.home / "runner.sock").unlink(missing_ok=True)
         with self.log.open("ab") as log:
             env = processes.environment(home=self.home / "flower")
             self.process = subprocess.Popen(command(self.config), env=env, stdout=log, stderr=log)
-        wait_until((self.home / "runner.sock").exists, 100, "the runner did not start")
+        wait_until((self.home / "runner.sock").exists, within_s, "the runner did not start")
 
     def restart(self):
         self.process.wait(20)

@@ -1,0 +1,45 @@
+"""The cluster for the tests of this folder: started for them and taken away after them.
+
+``FEDFLEET_KEEP_CLUSTER=1`` uses the one that is up already, and leaves it up.
+"""
+
+import os
+import tomllib
+
+import pytest
+
+from tests.e2e.cluster.kube import CACHE, ROOT, Kube, script
+
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+
+def image(name):
+    """An image of the cluster by its digest, as a chart names it."""
+    digest = (CACHE / "images" / f"{name}.digest").read_text().strip()
+    return f"localhost/fl-{name}@{digest}"
+
+
+@pytest.fixture(scope="session")
+def kube():
+    if os.geteuid() != 0:
+        pytest.skip("the test cluster needs root: control groups, network namespaces, mounts")
+    script("up.sh")
+    try:
+        yield Kube()
+    finally:
+        if not os.environ.get("FEDFLEET_KEEP_CLUSTER"):
+            script("down.sh")
+
+
+@pytest.fixture(scope="session")
+def task_image(kube):
+    """The image that task pods run."""
+    return load_images("site-torch")[0]
+
+
+def load_images(*names):
+    """Build images, unless their sources have not changed, and put them into the cluster."""
+    for name in names:
+        script("images/build.sh", name, BASE="own", UNPACKED="1")
+    script("images.sh", *(str(CACHE / "images" / f"{name}.tar") for name in names))
+    return [image(name) for name in names]
