@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
-from fl.errors import BusyError, StorageError
+from fl.errors import BusyError, ConfigError, StorageError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -47,6 +47,23 @@ def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644, sync: bool
         with contextlib.suppress(OSError):
             part.unlink()
         raise storage_error(path, err) from err
+
+
+def read_secret(path: Path) -> str:
+    """A secret in a file that only its owner can read.
+
+    Raises:
+        ConfigError: If it cannot be read, others can read it, or it is empty.
+    """
+    try:
+        mode, text = path.stat().st_mode, path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as err:
+        raise ConfigError(f"cannot read the secret in {path}: {getattr(err, 'strerror', None) or err}") from err
+    if mode & 0o077:
+        raise ConfigError(f"{path} can be read by others", hint=f"chmod 600 {path}")
+    if not text:
+        raise ConfigError(f"{path} is empty", hint="write the secret into it")
+    return text
 
 
 def storage_error(path: Path, err: OSError) -> StorageError:

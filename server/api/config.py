@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from fl.config import check_range
 from fl.errors import ConfigError
+from fl.files import read_secret
 from server.people import check_role
 
 
@@ -101,20 +102,3 @@ class AccessConfig:
         check_range("access.sign_ins_per_minute", self.sign_ins_per_minute, above=0)
         check_range("access.writes_per_minute", self.writes_per_minute, above=0)
         check_range("access.viewers", self.viewers, at_least=1)
-
-
-def read_secret(path: Path) -> str:
-    """A secret in a file that only its owner can read.
-
-    Raises:
-        ConfigError: If it cannot be read, others can read it, or it is empty.
-    """
-    try:
-        mode, text = path.stat().st_mode, path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as err:
-        raise ConfigError(f"cannot read the secret in {path}: {getattr(err, 'strerror', None) or err}") from err
-    if mode & 0o077:
-        raise ConfigError(f"{path} can be read by others", hint=f"chmod 600 {path}")
-    if not text:
-        raise ConfigError(f"{path} is empty", hint="write the secret into it")
-    return text

@@ -35,8 +35,8 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from fl import __version__
+from fl.files import read_secret
 from server.api.auth import address_of, bearer_of, current_user
-from server.api.config import read_secret
 from server.api.context import Context, context_of
 from server.api.errors import ForbiddenError
 from server.controller.states import ACTIVE, FINISHED, MOVES

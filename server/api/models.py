@@ -56,7 +56,7 @@ def show_model(request: Request, current: Viewer, reference: Reference) -> views
 
 @router.get("/models/{reference}/file", response_class=ModelFile)
 def download_model(request: Request, current: Viewer, reference: Reference) -> ModelFile:
-    """A model's file, safetensors; its `ETag` is the digest of its arrays."""
+    """A model's file, safetensors; its `ETag` is its digest."""
     found = _model(request, current, reference)
     path = Path(found.path)
     if not path.is_file():

@@ -25,7 +25,7 @@ class ModelRow:
     project: str
     round: int
     digest: str
-    """SHA-256 of its arrays."""
+    """Of its file: SHA-256, or ``crc32:`` and a checksum, as the journal has it."""
     path: str
     """Where its file lies at the server."""
     size_bytes: int
