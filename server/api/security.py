@@ -66,6 +66,8 @@ class Security:
             return message
 
         async def headed(message: Message) -> None:
+            if is_refused:  # the application saw a client that went away, whatever it says of that
+                return
             if message["type"] == "http.response.start":
                 given = {name.lower() for name, _ in message.get("headers", ())}
                 extra = [header for header in (*self._headers, PRIVATE) if header[0] not in given]
@@ -81,6 +83,8 @@ class Security:
         except Exception:
             if not is_refused:
                 raise
+        if is_refused:
+            is_refused = False
             await _too_long(headed)
 
 
