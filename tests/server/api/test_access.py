@@ -59,7 +59,7 @@ def test_a_token_ends_when_it_expires_or_is_revoked_or_its_user_is_disabled(room
 
 
 def test_secrets_are_neither_in_the_store_nor_in_the_audit(room):
-    browser, said = sign_in(room, "ada")
+    browser, _said = sign_in(room, "ada")
     secret = room.people.add_token(kit.OPERATOR, "ada").secret
     cookie = browser.cookies["__Host-fedfleet"]
     room.store.close()
@@ -193,7 +193,7 @@ def test_a_session_is_a_cookie_that_scripts_cannot_read(room):
 
 def test_a_session_over_plain_http_has_a_cookie_that_plain_http_can_send(tmp_path):
     room = kit.open_room(tmp_path, is_secure=False)
-    browser, said = sign_in(room, "ada")
+    _browser, said = sign_in(room, "ada")
     assert said.headers["set-cookie"].startswith("fedfleet=")
     assert "secure" not in said.headers["set-cookie"].lower()
     assert "strict-transport-security" not in said.headers

@@ -195,7 +195,7 @@ def test_as_many_live_views_are_open_as_may_be(tmp_path):
 
 
 def test_the_client_says_what_the_server_says(there):
-    room, url = there
+    _room, url = there
     client = Client(url, kit.LOCAL_TOKEN)
     assert client.me().name == "local"
     assert [run.name for run in client.runs()] == ["20261126-secret", "20261126-digits"]
