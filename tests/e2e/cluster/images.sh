@@ -17,7 +17,14 @@ if [ ! -e "$pause" ]; then
     mv "$pause.part" "$pause"
 fi
 for archive in "$pause" "$@"; do
-    say "importing $(basename "$archive")"
-    ctr --address "$STATE/containerd/containerd.sock" --namespace k8s.io images import --digests --base-name localhost \
-        --no-unpack=false "$archive" >/dev/null
+    name=$(basename "$archive" .tar)
+    [ "$name" = pause ] || name=fl-$name
+    ctr=(ctr --address "$STATE/containerd/containerd.sock" --namespace k8s.io images)
+    digest=$(cat "${archive%.tar}.digest" 2>/dev/null || true)
+    if [ -n "$digest" ] && [ -n "$("${ctr[@]}" ls -q "name==localhost/$name@$digest")" ]; then
+        continue
+    fi
+    say "importing $name"
+    # The name with the digest is what a chart pins.
+    "${ctr[@]}" import --digests --base-name "localhost/$name" "$archive" >/dev/null
 done
