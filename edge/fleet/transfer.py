@@ -5,6 +5,8 @@ pyinfra's own upload has no timeout, starts anew each time, and takes four times
 
 from __future__ import annotations
 
+import base64
+import functools
 import os
 import shlex
 import time
@@ -29,6 +31,13 @@ CHECK_TIMEOUT_S = 900
 
 HASH = "if command -v openssl >/dev/null; then openssl sha256 -r; else sha256sum; fi"
 """Digest of standard input; OpenSSL's is four times as fast where the processor helps."""
+
+
+SMALL_BYTES = 48 << 10
+"""What goes into a command line: a manifest is not worth a connection of its own."""
+
+AES_COUNT = "grep -cwm1 aes /proc/cpuinfo 2>/dev/null || true"
+"""1 where the processor computes AES."""
 
 
 class TransferError(PyinfraError):
@@ -62,23 +71,32 @@ def send(state: State, host: Host, source: str, sha256: str, size_bytes: int) ->
 def _send(host: Host, source: str, sha256: str, size_bytes: int) -> None:
     target = f"{tools.BLOBS}/{sha256}"
     part = f"{target}.part"
-    asked = f"stat -c %s {part} 2>/dev/null || echo 0"
-    there = int(_shell(host, asked)[-1])
+    if size_bytes <= SMALL_BYTES:
+        text = base64.b64encode(Path(source).read_bytes()).decode()
+        _shell(host, f"echo {text} | base64 -d > {part}")
+        return _keep(host, part, target, sha256)
+    has_aes, size = _shell(host, f"{AES_COUNT}; stat -c %s {part} 2>/dev/null || echo 0")[-2:]
+    there = int(size)
     if there > size_bytes:
         _shell(host, f"rm -f {part}")
         there = 0
     digest = ""
     if there < size_bytes:
         if type(host.connector).__name__ == "SSHConnector":
-            digest = _over_ssh(host, Path(source), part, there)
+            digest = _over_ssh(host, Path(source), part, there, has_aes=int(has_aes) > 0)
         elif not host.put_file(source, part, **_privileges(host)):
             raise TransferError(f"could not put {source}")
+    return _keep(host, part, target, sha256, digest)
+
+
+def _keep(host: Host, part: str, target: str, sha256: str, digest: str = "") -> None:
+    """Give what arrived its name, if it is what it shall be."""
     fits = f"[ {digest} = {sha256} ]" if digest else f'[ "$({{ {HASH}; }} < {part} | cut -c1-64)" = {sha256} ]'
     # What does not fit its digest is of no use for a resumed transfer either.
     check = f"{fits} && sync {part} && mv {part} {target}"
     output = _shell(host, f"{{ {check}; }} || {{ rm -f {part}; echo mismatch; }}", timeout_s=CHECK_TIMEOUT_S)
     if output and output[-1] == "mismatch":
-        raise TransferError(f"{Path(source).name} arrived damaged, with another digest than {sha256[:12]}")
+        raise TransferError(f"{Path(target).name} arrived damaged, with another digest than {sha256[:12]}")
 
 
 def ssh_words(host: Host) -> list[str]:
@@ -99,15 +117,32 @@ def ssh_words(host: Host) -> list[str]:
     return [*words, "--", data.get("ssh_hostname") or host.name]
 
 
-def _over_ssh(host: Host, source: Path, part: str, offset: int) -> str:
+@functools.cache
+def _faster_cipher(*words: str) -> tuple[str, ...]:
+    """Options that put AES-GCM before the ciphers that OpenSSH would take, among those that its configuration allows.
+
+    OpenSSH prefers ChaCha20, which costs several times as much where both processors compute AES.
+    """
+    if subprocess.run(["sh", "-c", AES_COUNT], capture_output=True, check=False).stdout.strip() != b"1":
+        return ()
+    found = subprocess.run([words[0], "-G", *words[1:]], capture_output=True, text=True, check=False).stdout
+    allowed = next((line.split()[1] for line in found.splitlines() if line.startswith("ciphers ")), "")
+    ciphers = sorted(filter(None, allowed.split(",")), key=lambda name: "-gcm@" not in name)
+    return ("-o", f"Ciphers={','.join(ciphers)}") if ciphers else ()
+
+
+def _over_ssh(host: Host, source: Path, part: str, offset: int, *, has_aes: bool) -> str:
     """The rest of a file, appended at the host; the digest of all of it, if it all came this time."""
+    program, *words = ssh_words(host)
+    if has_aes:
+        words = [*_faster_cipher(program, *words), *words]
     become = "sudo -n " if host.data.get("_sudo") else ""
     # A whole file is hashed while it arrives; of a resumed one, only the host has the beginning.
     line = f"cat >> {part}" if offset else f"tee {part} | {{ {HASH}; }}"
     with source.open("rb") as file:
         file.seek(offset)
         process = subprocess.Popen(
-            [*ssh_words(host), f"{become}sh -c {shlex.quote(line)}"],
+            [program, *words, f"{become}sh -c {shlex.quote(line)}"],
             stdin=file,  # no byte goes through Python
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -134,7 +169,7 @@ def _watch(process: Any, file: IO[bytes], name: str) -> None:
             position, moved_s = now, time.monotonic()
         elif time.monotonic() - moved_s > STALL_S:
             raise TransferError(f"{name}: nothing moved for {STALL_S} s")
-        gevent.sleep(0.05)
+        gevent.sleep(0.02)
 
 
 def _shell(host: Host, line: str, *, timeout_s: int = 60) -> list[str]:

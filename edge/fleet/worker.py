@@ -226,6 +226,7 @@ class Worker:
                 said = str(error.args[0] if error.args else error)
                 known = "refused" if any(word in said for word in (*HOST_KEY, "Authentication")) else "unreachable"
                 raise SiteError(known, said.strip()) from error
+            _send_at_once(host)
         self.state.failed_hosts.discard(host)
         self.state.activate_host(host)
         if host.data.get("_sudo") and not host.connector_data.get("fedfleet_sudo"):
@@ -310,6 +311,14 @@ class Worker:
 def _last(lines: list[str]) -> str:
     said = [line.strip() for line in lines if line.strip()]
     return said[-1][:300] if said else "it said nothing"
+
+
+def _send_at_once(host: Host) -> None:
+    """Switch Nagle's algorithm off, for which each command over paramiko waits 40 ms for an acknowledgement."""
+    client = getattr(host.connector, "client", None)
+    transport = client.get_transport() if client is not None else None
+    if transport is not None and isinstance(transport.sock, socket.socket):  # not a proxy's command
+        transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _plain(value: Any) -> Any:

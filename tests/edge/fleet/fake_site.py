@@ -4,6 +4,7 @@
 with the answers from here. What a site is like stands in ``host.data.fake``; what was done to it in a file of its own.
 """
 
+import base64
 import json
 import os
 import re
@@ -154,8 +155,10 @@ class FakeSite:
             self.revise(f"Rollback to {found[1]}")
         elif " uninstall " in line:
             state["revisions"] = []
+        elif found := re.match(r"echo (\S+) \| base64 -d > (\S+)$", line):
+            self.put(found[2], len(base64.b64decode(found[1])))
         elif "stat -c %s" in line:
-            return ["0"]
+            return ["0", "0"]
         if " upgrade " in line or " rollback " in line or " uninstall " in line:
             self.save()
         return []
