@@ -43,6 +43,11 @@ class Layout:
     """Names and shapes of a model's parameters, in the order in which they lie in the vector."""
 
     entries: tuple[tuple[str, tuple[int, ...]], ...]
+    size: int = dataclasses.field(init=False, repr=False, compare=False)
+    """P: how many parameters there are."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", sum(math.prod(shape) for _, shape in self.entries))
 
     @classmethod
     def of(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Layout:
@@ -50,11 +55,6 @@ class Layout:
         if isinstance(arrays, LazyArrays):
             return arrays.layout
         return cls(tuple((name, tuple(array.shape)) for name, array in arrays.items()))
-
-    @property
-    def size(self) -> int:
-        """P: how many parameters there are."""
-        return sum(math.prod(shape) for _, shape in self.entries)
 
     @property
     def size_bytes(self) -> int:

@@ -62,24 +62,27 @@ class FollowingHasher:
     def __init__(self, descriptor: int, digest: Digest) -> None:
         self._descriptor, self._digest = descriptor, digest
         self._written_bytes = self._hashed_bytes = self._expected_bytes = 0
-        self._thread = ThreadPoolExecutor(1, "sha256")
+        self._thread: ThreadPoolExecutor | None = None
 
     def follow(self, written_bytes: int) -> None:
         """So much more was written; small files are not worth a thread, and wait for ``finish``."""
         self._written_bytes += written_bytes
         if self._written_bytes - self._expected_bytes >= HASH_AHEAD_BYTES:
             self._expected_bytes = self._written_bytes
+            self._thread = self._thread or ThreadPoolExecutor(1, "sha256")
             self._thread.submit(self._catch_up, self._written_bytes)
 
     def finish(self) -> str:
         """Hash what is left and return the digest; ``OSError`` if the file cannot be read back."""
-        self._thread.shutdown()
+        if self._thread:
+            self._thread.shutdown()
         self._catch_up(self._written_bytes)
         return self._digest.hexdigest()
 
     def stop(self) -> None:
         """End the thread, so that nobody reads from the descriptor when it is closed."""
-        self._thread.shutdown(cancel_futures=True)
+        if self._thread:
+            self._thread.shutdown(cancel_futures=True)
 
     def _catch_up(self, stop: int) -> None:
         buffer = memoryview(bytearray(min(READ_BACK_BYTES, stop - self._hashed_bytes)))

@@ -59,6 +59,9 @@ class SimulatedWorld:
         conspiracy: How honest.
         training: How they train: what it costs depends on the epochs.
         seed: Of the run.
+
+    Attributes:
+        is_timed: Whether anything here takes simulated time, so that the run needs a clock of its own.
     """
 
     def __init__(
@@ -72,14 +75,10 @@ class SimulatedWorld:
     ) -> None:
         self.population, self.equipment, self.faults, self.conspiracy = population, equipment, faults, conspiracy
         self._training, self._seed = training, seed
+        self.is_timed = bool(equipment.devices or equipment.links) or faults != FaultConfig()
         self._sites: dict[str, Site] = {}
         self._hour: int | None = None
         self._online: Sequence[str] = population.names
-
-    @property
-    def is_timed(self) -> bool:
-        """Whether anything here takes simulated time, so that the run needs a clock of its own."""
-        return bool(self.equipment.devices or self.equipment.links) or self.faults != FaultConfig()
 
     def online(self, now_s: float) -> Sequence[str]:
         """Sites that are there in this hour; where all always are, no list of them is made."""

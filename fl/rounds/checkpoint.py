@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -146,21 +147,34 @@ def tidy(journal: Journal, *, keep_updates: bool, keep_models: int, whole: bool 
     journal.held.clear()
     for number in range(0 if whole else max(0, newest - keep_models), newest + 1):
         path = round_directory(journal.directory, number)
-        if not path.is_dir():
+        try:
+            names = os.listdir(path)
+        except FileNotFoundError:
             continue
-        if not keep_updates:
-            for update in spool.update_files(journal.directory, number):
-                update.unlink()
-        for session in path.glob("secagg-*"):
-            session.unlink()
-        if number <= newest - keep_models:
-            (path / MODEL).unlink(missing_ok=True)
-        if number < newest:
-            for old in path.glob("state-*.safetensors"):
-                old.unlink()
-        if number <= newest - keep_models:
-            with contextlib.suppress(OSError):  # it still holds something
-                path.rmdir()
+        is_old, kept = number <= newest - keep_models, False
+        for name in names:
+            if (
+                (name == MODEL and is_old)
+                or (spool.is_update(name) and not keep_updates)
+                or (name.startswith("state-") and number < newest)
+                or name.startswith("secagg-")
+            ):
+                os.unlink(path / name)
+            else:
+                kept = True
+        if is_old and not kept:
+            _recycle(path, journal)
+
+
+def _recycle(path: Path, journal: Journal) -> None:
+    """Remove an empty directory; where no disk is waited for, the next round gets it, which is faster."""
+    state = journal.state
+    following = round_directory(journal.directory, state.committed_rounds + 1)
+    is_last = state.created is None or state.committed_rounds >= state.created.rounds
+    if journal.durable or is_last or following.exists():
+        path.rmdir()
+    else:
+        path.rename(following)
 
 
 def model_path(directory: Path, number: int) -> Path:

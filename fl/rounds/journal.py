@@ -44,6 +44,8 @@ EVENTS = "events.jsonl"
 CHECK_KEY = ',"check":"'
 CHECK_LENGTH = 16
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Clock:
@@ -320,17 +322,13 @@ def round_directory(directory: Path, number: int) -> Path:
 def _encode(record: Record, previous: str) -> tuple[bytes, str]:
     event = record.event
     fields = {name: getattr(event, name) for name in event.__dataclass_fields__}
-    body = json.dumps(
-        {
-            "seq": record.seq,
-            "time": record.time.isoformat(),
-            "clock_s": record.clock_s,
-            "event": event.kind,
-            **fields,
-        },
-        separators=(",", ":"),
-        ensure_ascii=False,
-    )
+    body = _ENCODER.encode({
+        "seq": record.seq,
+        "time": record.time.isoformat(),
+        "clock_s": record.clock_s,
+        "event": event.kind,
+        **fields,
+    })  # fmt: skip
     check = _checksum(previous, body)
     return f'{body[:-1]}{CHECK_KEY}{check}"}}\n'.encode(), check
 

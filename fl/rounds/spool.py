@@ -81,7 +81,8 @@ def land(journal: Journal, number: int, site: str, arrays: Arrays, layout: Layou
         journal.round_directory(number)
         path = update_path(journal.directory, number, site)
         return spool(path, arrays, layout, algorithm="crc32", durable=journal.durable)[1]
-    if difference := layout.difference(Layout.of(arrays)):
+    found = Layout.of(arrays)
+    if found != layout and (difference := layout.difference(found)):
         raise UnusableError("wrong_shape", difference)
     vector_P = np.concatenate(list(flat_blocks(arrays)))
     if not _adds_up(vector_P):
@@ -169,7 +170,12 @@ def update_path(directory: Path, number: int, site: str) -> Path:
 
 def update_files(directory: Path, number: int) -> list[Path]:
     """All updates of a round that are on disk."""
-    return sorted(round_directory(directory, number).glob("update-*.safetensors"))
+    return sorted(path for path in round_directory(directory, number).glob("*") if is_update(path.name))
+
+
+def is_update(name: str) -> bool:
+    """Whether a file of this name is an update."""
+    return name.startswith("update-") and name.endswith(".safetensors")
 
 
 def site_of(path: Path) -> str:

@@ -153,7 +153,9 @@ class Vectorised:
         started_s = time.perf_counter()
         request = jobs[0].request
         options = {name: value for name, value in request.options.items() if name != "evaluate"}
-        training = load(TrainingConfig, {**to_dict(self._training), **options}, table="training")
+        training = self._training
+        if options:
+            training = load(TrainingConfig, {**to_dict(training), **options}, table="training")
         seeds = [seeding.derive(request.seed, job.site.id) for job in jobs]
         lined_up = Lanes(examples, seeds, training, self._device)
         parameters = self._room(len(jobs))

@@ -167,11 +167,14 @@ class Lanes:
         numbers = np.searchsorted(-self._last_K, -np.arange(self.steps)).tolist()  # lanes with more steps come first
         widths = self._counts_SK.max(1).tolist()
         first_measured = int((self._last_K - self._per_epoch).min())
+        all_counts = self._counts_SK.tolist()
+        is_even = bool((self._counts_SK == self._at_SKB.shape[-1]).all())  # all the same: whole steps are cut faster
         is_small = self._at_SKB.numel() * self._inputs[0].nbytes <= AT_ONCE_BYTES
         gathered = self._gathered(self._at_SKB) if is_small else None
         for step, (number, width) in enumerate(zip(numbers, widths, strict=True)):
-            counts = self._counts_SK[step, :number].tolist()
-            if gathered:
+            if is_even and gathered:
+                inputs, targets = gathered[0][step], gathered[1][step]
+            elif gathered:
                 inputs, targets = gathered[0][step, :number, :width], gathered[1][step, :number, :width]
             else:
                 inputs, targets = self._gathered(self._at_SKB[step, :number, :width])
@@ -180,7 +183,8 @@ class Lanes:
             is_last_K = None
             if step >= first_measured:
                 is_last_K = step >= self._last_K[:number] - self._per_epoch[:number]
-            yield Batch(inputs, targets, self._weights_SKB[step, :number, :width], counts), is_last_K
+            weights_KB = self._weights_SKB[step] if is_even else self._weights_SKB[step, :number, :width]
+            yield Batch(inputs, targets, weights_KB, all_counts[step][:number]), is_last_K
 
     def _gathered(self, at: Tensor) -> tuple[Tensor, Tensor]:
         flat = at.flatten()
@@ -191,8 +195,10 @@ class Lanes:
 def _places(size: int, per_epoch: int, width: int, seed: int, epochs: int) -> I64:
     """Which of a site's examples it takes in each step, shape ``(steps, width)``, padded with the first."""
     generator = torch.Generator().manual_seed(seeding.derive(seed, "order"))
-    places = np.zeros((epochs, per_epoch * width), np.int64)
+    orders = torch.stack([torch.randperm(size, generator=generator) for _ in range(epochs)]).numpy()
     number = min(size, per_epoch * width)
-    for epoch in range(epochs):
-        places[epoch, :number] = torch.randperm(size, generator=generator).numpy()[:number]
+    if number == per_epoch * width:
+        return orders[:, :number].reshape(-1, width)
+    places = np.zeros((epochs, per_epoch * width), np.int64)
+    places[:, :number] = orders[:, :number]
     return places.reshape(-1, width)

@@ -37,22 +37,26 @@ class Linear:
 
     def forward(self, x: Tensor, parameters: Parameters) -> Tensor:
         """``(K, B, …, in)`` to ``(K, B, …, out)``."""
-        number, self._shape = len(x), x.shape
-        self._x = x.flatten(1, -2)
-        weight = parameters.value(self._weight, number)
-        if self._bias:
-            y = torch.baddbmm(parameters.value(self._bias, number).unsqueeze(1), self._x, weight.mT)
+        self._shape = None if x.dim() == 3 else x.shape
+        self._x = x.flatten(1, -2) if self._shape else x
+        its = parameters.matrix(self._weight, self._bias, x.size(0))
+        if its.row is not None:
+            y = torch.baddbmm(its.row, self._x, its.transposed)
         else:
-            y = torch.bmm(self._x, weight.mT)
-        return y if x.dim() == 3 else y.view(*x.shape[:-1], -1)
+            y = torch.bmm(self._x, its.transposed)
+        return y.view(*self._shape[:-1], -1) if self._shape else y
 
     def backward(self, dy: Tensor, parameters: Parameters, *, wanted: bool) -> Tensor | None:
         """As ``Layer`` says."""
-        number, dy = len(dy), dy.flatten(1, -2)
-        torch.bmm(dy.mT, self._x, out=parameters.gradient(self._weight, number))
-        if self._bias:
-            torch.sum(dy, 1, out=parameters.gradient(self._bias, number))
-        return torch.bmm(dy, parameters.value(self._weight, number)).view(self._shape) if wanted else None
+        dy = dy.flatten(1, -2) if self._shape else dy
+        its = parameters.matrix(self._weight, self._bias, dy.size(0))
+        torch.bmm(dy.mT, self._x, out=its.gradient)
+        if its.row_gradient is not None:
+            torch.sum(dy, 1, out=its.row_gradient)
+        if not wanted:
+            return None
+        dx = torch.bmm(dy, its.value)
+        return dx.view(self._shape) if self._shape else dx
 
 
 class Conv2d:

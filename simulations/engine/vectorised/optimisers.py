@@ -22,6 +22,7 @@ class Optimiser:
     def __init__(self, parameters: Parameters, training: TrainingConfig) -> None:
         self._parameters, self._training = parameters, training
         self._taken = 0
+        self._pieces: tuple[int, list[list[Tensor] | None]] = 0, []
         zeros = torch.zeros_like
         values_Q = parameters.values_Q
         adaptive = training.optimiser != "sgd"
@@ -32,18 +33,7 @@ class Optimiser:
     def step(self, number: int) -> None:
         """Move the first copies along their gradients; those behind them have finished."""
         self._taken += 1
-        split = self._parameters.prefix
-        pieces = [
-            split(vector, number) if vector is not None else None
-            for vector in (
-                self._parameters.values_Q,
-                self._parameters.gradients_Q,
-                self._mean_Q,
-                self._square_Q,
-                self._global_Q,
-            )
-        ]
-        values, gradients, means, squares, starts = pieces
+        values, gradients, means, squares, starts = self._of_first(number)
         assert values
         assert gradients
         for place, (value, gradient) in enumerate(zip(values, gradients, strict=True)):
@@ -53,6 +43,14 @@ class Optimiser:
                 self._adam(value, gradient, means[place], squares[place])
             else:
                 self._sgd(value, gradient, means[place] if means else None)
+
+    def _of_first(self, number: int) -> list[list[Tensor] | None]:
+        """The pieces of all vectors that belong to the first copies; mostly those of the step before."""
+        if self._pieces[0] != number:
+            of, split = self._parameters, self._parameters.prefix
+            vectors = of.values_Q, of.gradients_Q, self._mean_Q, self._square_Q, self._global_Q
+            self._pieces = number, [None if vector is None else split(vector, number) for vector in vectors]
+        return self._pieces[1]
 
     def _sgd(self, value: Tensor, gradient: Tensor, velocity: Tensor | None) -> None:
         training = self._training

@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fl.arrays import F32, Layout
+
+
+class Matrix(NamedTuple):
+    """Views of one linear layer of some copies.
+
+    Attributes:
+        value: The weight, ``(K, out, in)``.
+        transposed: ``(K, in, out)``.
+        gradient: Where the weight's gradient goes.
+        row: The bias, ``(K, 1, out)``, if there is one.
+        row_gradient: Where its gradient goes, ``(K, out)``.
+    """
+
+    value: Tensor
+    transposed: Tensor
+    gradient: Tensor
+    row: Tensor | None
+    row_gradient: Tensor | None
 
 
 class Parameters:
@@ -29,6 +48,7 @@ class Parameters:
         self.gradients_Q = torch.zeros(layout.size * count, device=device)
         self._values = self._views(self.values_Q)
         self._gradients = self._views(self.gradients_Q)
+        self._matrices: dict[tuple[str, int], Matrix] = {}
 
     def fill(self, vector_P: Tensor) -> None:
         """Give every copy the same parameters, shape ``(P,)``."""
@@ -47,6 +67,20 @@ class Parameters:
         """Where the gradient of such a parameter goes."""
         gradient = self._gradients[name]
         return gradient if number == self.count else gradient[:number]
+
+    def matrix(self, weight: str, bias: str | None, number: int) -> Matrix:
+        """A weight and its bias as the products want them: making views anew took a tenth of a small step."""
+        found = self._matrices.get((weight, number))
+        if found is None:
+            value = self.value(weight, number)
+            found = self._matrices[weight, number] = Matrix(
+                value=value,
+                transposed=value.mT,
+                gradient=self.gradient(weight, number),
+                row=self.value(bias, number).unsqueeze(1) if bias else None,
+                row_gradient=self.gradient(bias, number) if bias else None,
+            )
+        return found
 
     def prefix(self, vector_Q: Tensor, number: int) -> list[Tensor]:
         """The parts of a vector that belong to the first copies; one part if those are all."""
