@@ -74,7 +74,7 @@
 {{- $_ := set $toml "proxy_credentials_file" (printf "%s/keys/proxy" (include "site.home" .)) -}}
 {{- end -}}
 {{- if include "site.isPod" . }}{{ $_ := set $toml "pods" "/etc/fedfleet/site/pods.toml" }}{{ end -}}
-{{- toToml $toml -}}
+{{- toToml $toml | trim -}}
 {{- end }}
 
 {{/* pods.toml, as the runner takes it. */}}
@@ -134,7 +134,7 @@
 {{- with $t.labels }}{{ $_ := set $toml "labels" . }}{{ end -}}
 {{- with $t.annotations }}{{ $_ := set $toml "annotations" . }}{{ end -}}
 {{- with $t.env }}{{ $_ := set $toml "env" . }}{{ end -}}
-{{- toToml $toml -}}
+{{- toToml $toml | trim -}}
 {{- end }}
 
 {{/* What is said before anything is made: the key, what is wrong with it, what to write. */}}
