@@ -56,7 +56,7 @@ class ClusterSecret:
             known.load_incluster_config(settings)
         except config.ConfigException:
             try:
-                known.load_kube_config(client_configuration=settings)
+                known.load_kube_config(os.environ.get("KUBECONFIG"), client_configuration=settings)
             except (config.ConfigException, OSError) as err:
                 raise UnreachableError(f"no cluster to keep a Secret in: {err}", hint="set KUBECONFIG") from err
         self._api: Any = client.CoreV1Api(client.ApiClient(settings))

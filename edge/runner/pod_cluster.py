@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -47,7 +48,7 @@ class Cluster:
             known.load_incluster_config(settings)
         except config.ConfigException:
             try:
-                known.load_kube_config(client_configuration=settings)
+                known.load_kube_config(os.environ.get("KUBECONFIG"), client_configuration=settings)
             except (config.ConfigException, OSError) as err:
                 hint = "run in a pod with a service account, or set KUBECONFIG"
                 raise UnreachableError(f"no cluster to run pods in: {err}", hint=hint) from err

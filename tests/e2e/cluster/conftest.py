@@ -1,7 +1,7 @@
 """The cluster for the tests of this folder: started for them and taken away after them.
 
-``FEDFLEET_KEEP_CLUSTER=1`` uses the one that is up already, and leaves it up; ``FEDFLEET_KEEP_IMAGES=1`` takes the images
-as they were built last, whatever has changed since.
+``FEDFLEET_KEEP_CLUSTER=1`` uses the one that is up already, and leaves it up; ``FEDFLEET_KEEP_IMAGES=1`` takes the
+images as they were built last, whatever has changed since.
 """
 
 import os
