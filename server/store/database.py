@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ from fl.errors import ConfigError, StorageError
 from server.store import runs as _runs  # noqa: F401  # its tables belong to ``Base`` too
 from server.store.models import Base
 
-REVISION = "0002"
+REVISION = "0003"
 """The newest step in ``migrations/versions``."""
 
 BUSY_MS = 15_000
@@ -42,6 +43,7 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._here = threading.local()
         try:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite's own files get the same mode
         except OSError as err:
@@ -57,6 +59,9 @@ class Store:
     @contextmanager
     def write(self) -> Iterator[Session]:
         """A transaction that writes; committed at the end, undone by an error.
+
+        One that is begun within another, in the same thread, is a part of it: so a change and what is said of it in the
+        audit are there together, or neither is.
 
         Raises:
             StorageError: If the disk is full, or another process keeps the store locked.
@@ -87,12 +92,20 @@ class Store:
 
     @contextmanager
     def _session(self, *, writes: bool) -> Iterator[Session]:
+        outer: Session | None = getattr(self._here, "session", None)
+        if outer is not None:  # SQLite would wait for ourselves
+            yield outer
+            outer.flush()
+            return
         engine = self.engine.execution_options(writes=writes)
         try:
             with Session(engine, expire_on_commit=False) as session, session.begin():
+                self._here.session = session if writes else None
                 yield session
         except OperationalError as err:
             raise StorageError(f"cannot use {self.path}: {err.orig}", hint="is its disk full?") from err
+        finally:
+            self._here.session = None
 
     def _upgrade(self) -> None:
         found = self.revision()

@@ -36,6 +36,8 @@ class Site(Base):
     seen_s: Mapped[float | None]
     report: Mapped[str] = mapped_column(Text, default="")
     """The last report, JSON."""
+    labels: Mapped[str] = mapped_column(Text, default="{}", server_default="{}")
+    """What operators say of it, JSON: ``{"region": "north"}``; runs choose sites by it."""
 
 
 class Key(Base):

@@ -48,6 +48,8 @@ class Run(Base):
     """How often it was handed to SuperLink."""
     lines: Mapped[int] = mapped_column(default=0)
     """How many lines of its journal stand in these tables."""
+    from_line: Mapped[int] = mapped_column(default=0, server_default="0")
+    """How many lines its journal had when its present or last life began."""
     rounds_wanted: Mapped[int] = mapped_column(default=0)
     rounds_done: Mapped[int] = mapped_column(default=0)
 
