@@ -68,6 +68,7 @@ class PlainCollecting:
             attempt=opened.attempt,
             seed=opened.seed,
             options=self.folding.site_options(),
+            cohort=len(opened.cohort),
         )
         asked = {site for site in opened.cohort if site not in entry.landed and site not in entry.failed}
         log.info("round %d: asking %d of %d sites", opened.round, len(asked), len(opened.cohort))

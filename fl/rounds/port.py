@@ -31,6 +31,7 @@ class Request:
         seed: Of the round; a site derives its own from it and its id.
         options: What the strategy tells sites, e.g. ``{"proximal_mu": 0.1}``.
         stage: Of secure aggregation, else empty.
+        cohort: How many sites are asked in the round, as the server says; 0 if it does not.
     """
 
     phase: Phase
@@ -39,6 +40,7 @@ class Request:
     seed: int
     options: Mapping[str, float] = dataclasses.field(default_factory=dict)
     stage: str = ""
+    cohort: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -71,6 +71,8 @@ class Worker:
             return Reply(site=name, request=request, arrays=initial_arrays(self.task, request.seed))
         if self.secure:
             self.secure.policy().check_clear(request.phase)
+            if request.phase == "train":
+                self.secure.policy().check_cohort(request.cohort)
         assert arrays is not None
         if request.phase == "evaluate":
             evaluated = evaluate(self.task, arrays, self.task.evaluation_data(self.site), self.training)

@@ -30,6 +30,10 @@ class SitePolicy:
     required: bool = False
     """Whether the site refuses to train or evaluate without secure aggregation."""
 
+    min_cohort: int = 1
+    """Fewest sites that are asked in a round in clear. The server says how many, and could lie; with secure aggregation
+    ``min_sites`` holds instead, which it cannot get around."""
+
     min_sites: int = MIN_SITES
     """Fewest sites whose keys are in a session."""
 
@@ -65,6 +69,7 @@ class SitePolicy:
     """Public key of the only acceptable aggregator, in hexadecimal; any if empty."""
 
     def __post_init__(self) -> None:
+        check_range("min_cohort", self.min_cohort, at_least=1)
         check_range("min_sites", self.min_sites, at_least=MIN_SITES)
         check_range("min_aggregate", self.min_aggregate, at_least=MIN_SITES)
         check_range("max_dropout_fraction", self.max_dropout_fraction, at_least=0, at_most=1)
@@ -93,6 +98,19 @@ class SitePolicy:
             PolicyError: As below.
         """
         self._need(not self.required, "required", f"to {phase} in clear")
+
+    def check_cohort(self, cohort: int) -> None:
+        """Refuse to train in clear with too few others.
+
+        Raises:
+            PolicyError: As below.
+        """
+        if cohort < self.min_cohort:
+            asks = f"asks {cohort} sites" if cohort else "does not say how many sites it asks"
+            raise PolicyError(
+                f"the site's policy has secagg.min_cohort = {self.min_cohort}, the server {asks}",
+                hint="ask more sites in round.cohort and round.min_online, or the site owner about secagg.min_cohort",
+            )
 
     def check_proposal(self, config: RoundConfig) -> None:
         """Refuse a configuration below a floor.

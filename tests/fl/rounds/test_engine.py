@@ -297,3 +297,10 @@ def _continued(half: Path, directory: Path, config: RunConfig) -> SiteSimulator:
     lines = (directory / "events.jsonl").read_bytes().splitlines(keepends=True)
     (directory / "events.jsonl").write_bytes(b"".join(lines[:-1]))
     return SiteSimulator(federation())
+
+
+def test_the_server_says_how_many_sites_it_asks(tmp_path: Path) -> None:
+    sites = federation(4)
+    run(tmp_path / "run", SiteSimulator(sites), run_config(2, round={"cohort": 3}))
+    asked = [request.cohort for site in sites.values() for request in site.asked if request.phase == "train"]
+    assert asked == [3] * 6

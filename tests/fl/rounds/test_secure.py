@@ -19,7 +19,7 @@ from fl.rounds.checkpoint import model_path
 from fl.rounds.config import RunConfig
 from fl.rounds.engine import Engine
 from fl.rounds.journal import Journal, load_state, read
-from fl.rounds.port import Phase, Request
+from fl.rounds.port import Failure, Phase, Request
 from fl.rounds.site import Worker
 from fl.secagg.messages import STAGES
 from fl.secagg.profiles import profile_named
@@ -358,6 +358,23 @@ def test_a_site_that_requires_secure_aggregation_does_nothing_in_clear(tmp_path:
     assert (
         reply.failure.reason == f"the site's policy has secagg.required = True, the server proposes to {phase} in clear"
     )
+
+
+@pytest.mark.parametrize(("cohort", "said"), [(4, "asks 4 sites"), (0, "does not say how many sites it asks")])
+def test_a_site_does_not_train_in_clear_with_fewer_others_than_its_owner_wants(
+    tmp_path: Path, cohort: int, said: str
+) -> None:
+    _, simulator = secure_simulator(tmp_path / "keys", secure_sites(3))
+    policy(simulator, "site-1", "min_cohort = 5")
+    task = registry.create("digits", {"network": "mlp"})
+    worker = Worker(task, TrainingConfig(), Site(id="site-1"), simulator.secure["site-1"])
+    reply = worker.answer(Request(phase="train", round=1, attempt=1, seed=1, cohort=cohort), {})
+    assert reply.failure == Failure(
+        code="refused", reason=f"the site's policy has secagg.min_cohort = 5, the server {said}"
+    )
+    enough = worker.answer(Request(phase="train", round=1, attempt=1, seed=1, cohort=5), {})
+    assert enough.failure
+    assert enough.failure.code != "refused"  # it goes on, to the model that we did not bring
 
 
 def test_a_site_that_makes_a_sparse_session_impossible_is_not_in_the_next_one(tmp_path: Path) -> None:
