@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 FLUSH_EVERY_S, SYNC_EVERY_S, REFRESH_EVERY_S, TIDY_EVERY_S = 2.0, 15.0, 600.0, 86_400.0
 TICK_S = 0.5
+REFRESHES_A_LIFE, DAY_S = 12, 86_400.0
 
 
 def found(home: Home, config: ServerConfig, *, roster_authority: bytes | None) -> None:
@@ -196,10 +197,12 @@ class Centre:
 
     def _look_after(self) -> None:
         """Flush, sync and refresh, each in its time, until closed."""
+        # Often enough for the gateway's certificate, however short its life is.
+        refresh_s = min(REFRESH_EVERY_S, self.config.enrolment.certificate_days * DAY_S / REFRESHES_A_LIFE)
         table = [  # what, how often, and how long after the start for the first time
             (self.registry.flush, FLUSH_EVERY_S, 0.0),
             (self._sync_alone, SYNC_EVERY_S, 0.0),
-            (self.refresh, REFRESH_EVERY_S, REFRESH_EVERY_S),
+            (self.refresh, refresh_s, refresh_s),
             (self.registry.tidy, TIDY_EVERY_S, 60.0),
         ]
         begun = time.monotonic()

@@ -314,7 +314,7 @@ def renew(it: Enrolment, admitted: Admitted, request: link.CertificateRequest) -
             )
             .limit(1)
         )
-        if recent is None:
+        if recent is None or now_s >= _due_s(recent):
             _use(session, row, "transport", public, now_s)
             issued = it.ca.issue_site(row.id, public, days=it.certificate_days, now_s=now_s)
             recent = _keep(session, row, public, issued, now_s)
@@ -322,9 +322,13 @@ def renew(it: Enrolment, admitted: Admitted, request: link.CertificateRequest) -
 
 
 def _certificates(it: Enrolment, certificate: Certificate) -> link.Certificates:
-    life_s = certificate.expires_s - certificate.issued_s
     return link.Certificates(
         transport_chain=Issued(certificate.der, certificate.expires_s, certificate.authority).pem,
         authorities=it.ca.bundle(it.registry.now()),
-        renew_after_s=max(0.0, certificate.issued_s + RENEW_AT * life_s - it.registry.now()),
+        renew_after_s=max(0.0, _due_s(certificate) - it.registry.now()),
     )
+
+
+def _due_s(certificate: Certificate) -> float:
+    """When a certificate is to be renewed."""
+    return certificate.issued_s + RENEW_AT * (certificate.expires_s - certificate.issued_s)

@@ -249,6 +249,14 @@ def test_asked_again_at_once_the_same_certificate_comes(centre):
         assert session.query(Certificate).count() == 2
 
 
+def test_a_certificate_that_is_due_is_not_given_again_however_short_its_life_is(centre):
+    centre.enrolment = dataclasses.replace(centre.enrolment, certificate_days=30 / DAY_S)
+    joined = kit.join(centre, "berlin")
+    first = renew(centre, joined)
+    later(centre, 25)
+    assert renew(centre, joined).transport_chain != first.transport_chain
+
+
 def test_a_renewal_for_another_site_is_refused(centre):
     joined = kit.join(centre, "berlin")
     kit.join(centre, "paris")
