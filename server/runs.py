@@ -131,16 +131,28 @@ def read_run_file(path: Path) -> RunConfig:
     Raises:
         ConfigError: If it cannot be used, naming the key.
     """
+    return checked(RunConfig.from_file(path), path.resolve().parent)
+
+
+def checked(config: RunConfig, beside: Path) -> RunConfig:
+    """A run's configuration, with its paths made absolute, and with a task and a strategy that take their options.
+
+    Args:
+        config: What was asked for.
+        beside: Where its relative paths begin.
+
+    Raises:
+        ConfigError: If it cannot be used, naming the key.
+    """
     from fl.flower.folding import folding_for
     from fl.rounds.secure import check_folding
 
-    config = RunConfig.from_file(path)
-    config = dataclasses.replace(config, task=_checked_task(config.task, path.resolve().parent))
+    config = dataclasses.replace(config, task=_checked_task(config.task, beside))
     folding = folding_for(config.strategy)
     if config.secagg:
         check_folding(folding, config.strategy["name"])
     if config.run.initial_model:
-        model = (path.parent / config.run.initial_model).resolve()
+        model = (beside / config.run.initial_model).resolve()
         if not model.is_file():
             raise ConfigError(f"run.initial_model: no such file: {model}")
         config = dataclasses.replace(config, run=dataclasses.replace(config.run, initial_model=str(model)))

@@ -154,12 +154,7 @@ def aliases(session: Session, *, visible: Visible = None) -> tuple[AliasRow, ...
             project=project,
             by=alias.by,
             at_s=alias.at_s,
-            before=session.scalar(
-                select(Alias.model)
-                .where(Alias.name == alias.name, Alias.number < alias.number, Alias.model != alias.model)
-                .order_by(Alias.number.desc())
-                .limit(1)
-            ),
+            before=model_before(session, alias.name),
         )
         for alias, run, project in session.execute(restrict(query, visible))
     )
@@ -260,6 +255,17 @@ def users(session: Session) -> tuple[UserRow, ...]:
         )
         for user in session.scalars(select(User).order_by(User.name))
     )
+
+
+def model_before(session: Session, name: str) -> int | None:
+    """Where a name pointed before, as if earlier steps back had not been taken: each step goes further back."""
+    trail: list[int] = []
+    for model in session.scalars(select(Alias.model).where(Alias.name == name).order_by(Alias.number)):
+        if len(trail) > 1 and trail[-2] == model:
+            trail.pop()
+        elif not trail or trail[-1] != model:
+            trail.append(model)
+    return trail[-2] if len(trail) > 1 else None
 
 
 def _names(session: Session) -> dict[int, tuple[str, ...]]:

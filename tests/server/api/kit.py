@@ -6,15 +6,17 @@ import time
 
 from starlette.testclient import TestClient
 
+from server.actions import Actions
 from server.api import create_app
 from server.api.config import AccessConfig
 from server.audit import Actor
 from server.home import Home
 from server.live import Live
-from server.people import People, digest
+from server.people import digest
 from server.store import Store
 from server.store.models import Certificate, Counter, Event, Key, Site
 from server.store.runs import Alias, Metric, Model, Reply, Round, Run
+from tests.server.kit import make_centre
 
 LOCAL_TOKEN = "fl_the-token-of-the-local-operator"
 OPERATOR = Actor(who="tester", via="cli")
@@ -129,7 +131,7 @@ class Room:
     """A control room."""
 
     store: Store
-    people: People
+    people: Actions
     live: Live
     app: object
     folder: object
@@ -144,13 +146,15 @@ class Room:
         return self.client(self.people.add_token(OPERATOR, name).secret, **options)
 
 
-def open_room(folder, *, actions=None, **options):
-    """A control room whose changes of people are real; ``actions`` brings the others."""
-    store, live = Store(folder / "store.db"), Live()
-    people = actions(store) if actions else People(store)
+def open_room(folder, **options):
+    """A control room; only SuperLink's list of nodes is played."""
+    home, live = folder / "home", Live()
+    centre = make_centre(home)
+    people = Actions(centre, live)
+    store = people.store
     access = AccessConfig(**options.pop("access", {}))
     app = create_app(
-        home=Home(folder),
+        home=Home(home),
         store=store,
         actions=people,
         live=live,

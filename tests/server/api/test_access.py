@@ -63,7 +63,7 @@ def test_secrets_are_neither_in_the_store_nor_in_the_audit(room):
     secret = room.people.add_token(kit.OPERATOR, "ada").secret
     cookie = browser.cookies["__Host-fedfleet"]
     room.store.close()
-    kept = b"".join(path.read_bytes() for path in room.folder.glob("store.db*"))
+    kept = b"".join(path.read_bytes() for path in room.folder.glob("home/store.db*"))
     assert hashlib.sha256(secret.encode()).hexdigest().encode() in kept
     assert secret.encode() not in kept
     assert cookie.encode() not in kept

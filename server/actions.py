@@ -1,0 +1,336 @@
+"""Every change that an operator makes, by whatever way: the API, the dashboard, a command.
+
+Each writes who did it into the audit, in the transaction that makes the change. Who may do it is the caller's to check
+(``server.api.auth``). Runs are only put into a state here; ``server.controller`` sees to it that they get there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+import time
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from fl.errors import ConfigError, InputError
+from fl.files import storage_error
+from fl.link.token import JoinToken
+from fl.rounds.config import RunConfig
+from fl.tasks import own
+from server import audit, enrolment, runs, tokens
+from server.audit import Actor
+from server.centre import Centre
+from server.controller.states import Happening, State, after
+from server.live import Live, Topic
+from server.people import People, check_project
+from server.store.models import Site
+from server.store.rows import find
+from server.store.runs import Alias, Model, Run
+from server.views.models import model_before
+
+ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,62}")
+MODELS = "models"
+"""Directory in the home with the files of models that have a name."""
+
+
+class Actions(People):
+    """Changes of runs, models, sites and people.
+
+    Args:
+        centre: The centre; its store is where everything is.
+        live: Who watches is told of each change.
+        poke: Called after a change of a run, so that the controller need not wait for its next look.
+        now: The clock, for tests.
+    """
+
+    def __init__(
+        self,
+        centre: Centre,
+        live: Live | None = None,
+        *,
+        poke: Callable[[], None] = lambda: None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(centre.registry.store, now=now)
+        self.centre, self.home = centre, centre.home
+        self._live, self._poke = live or Live(), poke
+
+    # ---- runs ----
+
+    def submit_run(
+        self,
+        actor: Actor,
+        wanted: str | Mapping[str, Any],
+        *,
+        beside: Path | None = None,
+        project: str = "default",
+        priority: int = 0,
+        sites: Mapping[str, str] | None = None,
+        start_s: float = 0.0,
+    ) -> str:
+        """Put a run into the queue; its journal is made now, so that it has its name.
+
+        Args:
+            actor: Who.
+            wanted: A run file's text, or its tables.
+            beside: Directory with the module of a task of one's own, and where relative paths begin.
+            project: Whose run it is.
+            priority: Higher starts first, within a project.
+            sites: Labels that a site must have to take part; all sites without any.
+            start_s: Not before then, seconds since 1970; 0 at once.
+
+        Returns:
+            The run's name.
+
+        Raises:
+            ConfigError: If the run file cannot be used, naming the key.
+            StorageError: If the journal cannot be written.
+        """
+        check_project(project)
+        config = runs.checked(RunConfig.from_dict(_tables(wanted)), beside or self.home.path.resolve())
+        self._check_initial_model(actor, config)
+        task = str(config.task["name"])
+        files = own.module_files(task, beside) if ":" in task else {}
+        if ":" in task and not files:
+            raise ConfigError(
+                f"task.name is {task!r}, and its module did not come along", hint="fl run start FILE here"
+            )
+        folder = self.home.path.resolve() / "runs"
+        folder.mkdir(exist_ok=True)
+        journal = runs.create(folder, config)
+        try:
+            own.keep(files, journal / "app")
+            with self.store.write() as session:
+                session.add(
+                    Run(
+                        name=journal.name,
+                        title=config.run.name,
+                        project=project,
+                        priority=priority,
+                        kind="run",
+                        state="queued",
+                        config=json.dumps(config.to_dict(), sort_keys=True),
+                        sites=json.dumps(dict(sites or {}), sort_keys=True),
+                        submitted_by=actor.who,
+                        submitted_s=self.now(),
+                        start_s=start_s,
+                        changed_s=self.now(),
+                        rounds_wanted=config.run.rounds,
+                    )
+                )
+                facts = {"project": project, "priority": priority, "sites": dict(sites or {}), "start_s": start_s}
+                audit.append(session, actor, "run.start", journal.name, after=facts)
+        except BaseException:
+            shutil.rmtree(journal, ignore_errors=True)
+            raise
+        self._tell("run", journal.name, project, state="queued")
+        return journal.name
+
+    def pause_run(self, actor: Actor, name: str) -> None:
+        """End a run for now.
+
+        Raises:
+            BusyError: If it is in a state that has no such move.
+        """
+        self._move(actor, name, "pause")
+
+    def stop_run(self, actor: Actor, name: str) -> None:
+        """End a run; as ``pause_run``."""
+        self._move(actor, name, "stop")
+
+    def resume_run(self, actor: Actor, name: str) -> None:
+        """Put a run back into the queue; as ``pause_run``."""
+        self._move(actor, name, "resume")
+
+    def _move(self, actor: Actor, name: str, happening: Happening) -> None:
+        with self.store.write() as session:
+            row = _run(session, name)
+            before = cast(State, row.state)
+            row.state = after(before, happening, run=name)
+            row.changed_s, row.reason = self.now(), f"{happening} asked by {actor.who}"
+            if row.state in ("stopped", "paused"):
+                row.finished_s = self.now() if row.state == "stopped" else None
+            elif happening == "resume":
+                row.finished_s = None
+            audit.append(session, actor, f"run.{happening}", name, before={"state": before}, after={"state": row.state})
+            project, state = row.project, row.state
+        self._tell("run", name, project, state=state)
+
+    def _check_initial_model(self, actor: Actor, config: RunConfig) -> None:
+        """From elsewhere, a run may begin with a model of this home only, not with any file of this machine."""
+        if actor.via == "cli" or not config.run.initial_model:
+            return
+        path, home = Path(config.run.initial_model).resolve(), self.home.path.resolve()
+        if not any(path.is_relative_to(home / name) for name in (MODELS, "runs")):
+            raise InputError(
+                f"run.initial_model: {path.name} is not in {MODELS}/ or runs/ of the server's home",
+                hint="fl model list has the models that can be taken",
+            )
+
+    # ---- models ----
+
+    def set_alias(self, actor: Actor, name: str, model: int) -> None:
+        """Have a name point at a model, whose file is then kept in the home's ``models/``.
+
+        Raises:
+            ConfigError: If there is no such model, or the name cannot be one.
+            StorageError: If the file cannot be copied; the name stays as it was.
+        """
+        if not ALIAS.fullmatch(name):
+            raise ConfigError(f"{name[:80]!r} cannot be a model's name", hint="a letter, then letters, digits, . _ -")
+        with self.store.write() as session:
+            row = session.get(Model, model)
+            if row is None:
+                raise ConfigError(f"no model {model}", hint="fl model list")
+            self._keep_file(row)
+            before = _points_at(session, name)
+            session.add(Alias(name=name, model=model, by=actor.who, at_s=self.now()))
+            audit.append(session, actor, "model.promote", name, before={"model": before}, after={"model": model})
+            project = session.get_one(Run, row.run).project
+        self._tell("model", str(model), project, alias=name)
+
+    def roll_back_alias(self, actor: Actor, name: str) -> None:
+        """Have a name point at the model that it pointed at before.
+
+        Raises:
+            ConfigError: If there is no such name, or no model before.
+        """
+        with self.store.write() as session:
+            now = _points_at(session, name)
+            if now is None:
+                raise ConfigError(f"no model is called {name[:63]}", hint="fl model list")
+            before = model_before(session, name)
+            if before is None:
+                raise ConfigError(f"{name} has pointed at model {now} from the beginning", hint="fl model promote")
+            session.add(Alias(name=name, model=before, by=actor.who, at_s=self.now()))
+            audit.append(session, actor, "model.rollback", name, before={"model": now}, after={"model": before})
+            project = session.get_one(Run, session.get_one(Model, before).run).project
+        self._tell("model", str(before), project, alias=name)
+
+    def _keep_file(self, row: Model) -> None:
+        folder = self.home.path.resolve() / MODELS
+        target, source = folder / f"{row.number}.safetensors", Path(row.path)
+        if source == target:
+            return
+        part = folder / f".{row.number}.part"
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            shutil.copyfile(source, part)
+            part.replace(target)
+        except OSError as err:
+            part.unlink(missing_ok=True)
+            raise storage_error(target, err) from err
+        row.path = str(target)
+
+    # ---- sites ----
+
+    def add_site(self, actor: Actor, site: str, *, hours: float | None = None) -> JoinToken:
+        """Invite a site; the token is shown this once.
+
+        Raises:
+            ConfigError: If there is a site of that id, or it cannot be one.
+        """
+        rules = self.centre.enrolment
+        rules = rules if hours is None else dataclasses.replace(rules, token_hours=hours)
+        with self.store.write() as session:
+            token = tokens.invite(rules, site)
+            audit.append(session, actor, "site.add", site, after={"expires_s": token.expires_s})
+        self._tell("site", site)
+        return token
+
+    def approve(self, actor: Actor, site: str, fingerprint: str) -> None:
+        """Let a site in that waits.
+
+        Raises:
+            ConfigError: If it does not wait, or with other keys.
+        """
+        with self.store.write() as session:
+            enrolment.approve(self.centre.enrolment, site, fingerprint=fingerprint, by=actor.who)
+            audit.append(session, actor, "site.approve", site, after={"fingerprint": fingerprint})
+        self._apply(site)
+
+    def refuse(self, actor: Actor, site: str, reason: str = "") -> None:
+        """Say no to a site that waits.
+
+        Raises:
+            ConfigError: If it does not wait.
+        """
+        with self.store.write() as session:
+            enrolment.refuse(self.centre.enrolment, site, reason=reason, by=actor.who)
+            audit.append(session, actor, "site.refuse", site, after={"reason": reason})
+        self._tell("site", site)
+
+    def quarantine(self, actor: Actor, site: str, reason: str = "") -> None:
+        """Give a site no more work.
+
+        Raises:
+            ConfigError: If there is no such site, or it is not active.
+        """
+        self._change_site(actor, site, "quarantine", lambda: self.centre.registry.quarantine(site, reason))
+
+    def release(self, actor: Actor, site: str) -> None:
+        """End a quarantine.
+
+        Raises:
+            ConfigError: If there is none.
+        """
+        self._change_site(actor, site, "release", lambda: self.centre.registry.release(site))
+
+    def revoke(self, actor: Actor, site: str, reason: str = "") -> None:
+        """Let a site in no longer.
+
+        Raises:
+            ConfigError: If there is no such site, or it is revoked.
+        """
+        self._change_site(actor, site, "revoke", lambda: self.centre.registry.revoke(site, reason))
+
+    def _change_site(self, actor: Actor, site: str, action: str, change: Callable[[], None]) -> None:
+        with self.store.write() as session:
+            before = _state(find(session, site))
+            change()
+            after_ = _state(find(session, site))
+            audit.append(session, actor, f"site.{action}", site, before=before, after=after_)
+        self._apply(site)
+
+    def _apply(self, site: str) -> None:
+        """Bring roster and nodes in line, as far as they can be reached, and tell the gateway."""
+        self.centre.registry.changed()
+        self.centre.apply()
+        self._tell("site", site)
+
+    def _tell(self, topic: Topic, name: str, project: str = "", **facts: Any) -> None:
+        self._live.publish(topic, name, project=project, **facts)
+        self._live.publish("audit", name)
+        if topic == "run":
+            self._poke()
+
+
+def _tables(wanted: str | Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(wanted, str):
+        return dict(wanted)
+    try:
+        return tomllib.loads(wanted)
+    except tomllib.TOMLDecodeError as err:
+        raise ConfigError(f"the run file is not TOML: {err}") from err
+
+
+def _run(session: Session, name: str) -> Run:
+    row = session.scalar(select(Run).where(Run.name == name))
+    if row is None:
+        raise ConfigError(f"no run {name[:128]}", hint="fl run list")
+    return row
+
+
+def _points_at(session: Session, name: str) -> int | None:
+    return session.scalar(select(Alias.model).where(Alias.name == name).order_by(Alias.number.desc()).limit(1))
+
+
+def _state(site: Site) -> dict[str, str]:
+    return {"state": site.state, "reason": site.reason}
