@@ -154,10 +154,12 @@ class MountConfig:
     """Directory on the host."""
 
     read_only: bool = True
-    """Whether tasks may only read it."""
+    """Always true: tasks cannot change a site's data."""
 
     def __post_init__(self) -> None:
         check_name("data.name", self.name)
+        if not self.read_only:
+            raise ConfigError(f"data.read_only of {self.name} is false: tasks only read a site's data", hint="remove it")
         if not self.path.startswith("/") or ".." in Path(self.path).parts:
             raise ConfigError(f"data.path is {self.path!r}, must be an absolute path")
 

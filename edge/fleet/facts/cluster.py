@@ -158,7 +158,11 @@ class Pods(FactBase[tuple[Pod, ...] | None]):
 
 
 class Objects(FactBase[dict[str, str]]):
-    """Objects that exist, ``kind/name`` by their digest annotation (empty without one)."""
+    """Objects that exist, ``kind/name`` by their digest annotation (empty without one).
+
+    A Secret counts when it holds something: the chart makes that of a site's identity empty, and the site keeps the
+    keys of a join that is on its way there (``joining.*``).
+    """
 
     def command(self, kubectl: str, namespace: str, names: str) -> str:
         """``names`` are ``kind/name``, separated by blanks; those that do not exist are no error."""
@@ -174,9 +178,15 @@ class Objects(FactBase[dict[str, str]]):
         """One object, a list, or nothing."""
         objects = {}
         for item in _items(output) or ():
+            if item["kind"] == "Secret" and not _holds(item):
+                continue
             annotations = item["metadata"].get("annotations") or {}
             objects[f"{item['kind'].lower()}/{item['metadata']['name']}"] = annotations.get("fedfleet/digest", "")
         return objects
+
+
+def _holds(secret: dict[str, Any]) -> bool:
+    return any(not key.startswith("joining.") for key in secret.get("data") or ())
 
 
 def _items(output: list[str]) -> list[dict[str, Any]] | None:

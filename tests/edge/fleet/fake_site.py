@@ -205,7 +205,8 @@ def _node(name):
 
 
 def _object(kind, name):
-    return {"kind": KINDS[kind], "metadata": {"name": name}}
+    held = {"data": {"some": ""}} if kind == "secret" else {}
+    return {"kind": KINDS[kind], "metadata": {"name": name}} | held
 
 
 def _pod(name, ready, restarts):

@@ -104,7 +104,8 @@ def kubectl(words, is_up):
             content = file.read()
         with open(f"{HOME}/secret", "w") as file:
             file.write(content)
-        state["objects"][f"{kind}/{name}"] = {"kind": kind.capitalize(), "metadata": {"name": name}}
+        made = {"kind": kind.capitalize(), "metadata": {"name": name}}
+        state["objects"][f"{kind}/{name}"] = made | ({"data": {"token": ""}} if kind == "secret" else {})
         save(state)
     elif "delete" in words:
         rest = [word for word in words[words.index("delete") + 1 :] if not word.startswith("-")]
@@ -181,7 +182,7 @@ def helm(words):
             entry["status"] = "superseded" if entry["status"] == "deployed" else entry["status"]
         state["revisions"][name][-1]["status"] = "deployed"
         if name == "fl-site" and "secret/fl-site-join" in state["objects"]:
-            joined = {"kind": "Secret", "metadata": {"name": "fl-site-identity"}}
+            joined = {"kind": "Secret", "metadata": {"name": "fl-site-identity"}, "data": {"site.toml": ""}}
             state["objects"]["secret/fl-site-identity"] = joined
         state["values"] = values
         save(state)
