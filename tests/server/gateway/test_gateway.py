@@ -11,6 +11,7 @@ import grpc
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, RecordDict
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
 from fl.link import link_pb2 as link
 from server.certificates import private_pem
@@ -144,6 +145,36 @@ def test_an_upload_goes_on_when_the_serverapp_has_taken_the_head_of_the_reply(ru
         again, missing = site.announce(reply)
         assert (again, set(missing)) == (session, set(wanted) - {first})
         site.upload(reply, again, missing)
+        (came,) = run.rounds()
+    assert (came["missing"], came["failed"]) == (0, {})
+
+
+def test_an_upload_that_was_cut_for_longer_than_flower_keeps_half_a_reply_is_told_to_the_run_at_once(running, run):
+    """Flower throws away what is older than three minutes; the run hears of that, and the site is free again."""
+    with player(running, running.pair[0]) as site:
+        site.activate()
+        mail = site.wait_for_mail()
+        message = site.receive(mail)
+        site.confirm(mail)
+        own = np.random.default_rng(2).standard_normal(1000)
+        reply = make_reply(message, RecordDict({"arrays": ArrayRecord([own])}))
+        session, wanted = site.announce(reply)
+        until(lambda: mail[0].metadata.message_id not in messages(running))
+        with contextlib.closing(sqlite3.connect(running.home / "superlink" / "state.db", timeout=10)) as db:
+            changed = db.execute(
+                "UPDATE object_push_sessions SET expires_at = '2000-01-01 00:00:00.000000' WHERE session_id = ?",
+                (session,),
+            )
+            assert changed.rowcount == 1
+            db.commit()
+        first = get_all_nested_objects(reply)[wanted[0]].deflate()
+        assert not site.push(run.run_id, session, wanted[0], first)
+        _, missing = site.announce(reply)
+        assert missing == []
+        (came,) = run.rounds()
+        assert came["missing"] == 0
+        assert [reason.split(".")[0] for reason in came["failed"].values()] == ["Reply message objects are unavailable"]
+        site.answer(site.wait_for_mail())
         (came,) = run.rounds()
     assert (came["missing"], came["failed"]) == (0, {})
 
