@@ -66,7 +66,7 @@ class Zygote:
                     if order is None:
                         return
                     orders[order[0]["do"]](*order)
-        except BrokenPipeError:
+        except (BrokenPipeError, ConnectionResetError):
             return
         finally:
             for pid in self._children:
