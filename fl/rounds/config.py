@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from fl.config import check_range, check_share_or_count, load, read_toml, to_dict, unknown
+from fl.config import check_range, check_share_or_count, check_site_name, load, read_toml, to_dict, unknown
 from fl.errors import ConfigError
 from fl.secagg.profiles import AES_SUITE, SUITES, profile_named
 from fl.tasks.training import TrainingConfig
@@ -81,6 +81,9 @@ class RoundConfig:
     rejoin_s: float = 60.0
     """How long to wait, when a round opens, for sites that answered in the last one and are offline now."""
 
+    sites: tuple[str, ...] = ()
+    """The only sites that are asked, by id; without any, all that are online."""
+
     def __post_init__(self) -> None:
         check_share_or_count("round.cohort", self.cohort)
         check_share_or_count("round.quorum", self.quorum)
@@ -95,6 +98,8 @@ class RoundConfig:
         check_range("round.attempts", self.attempts, at_least=1, at_most=100)
         check_range("round.wait_s", self.wait_s, at_least=0)
         check_range("round.rejoin_s", self.rejoin_s, at_least=0)
+        for site in self.sites:
+            check_site_name(site)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

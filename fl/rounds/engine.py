@@ -249,7 +249,7 @@ class Engine:
     def _evaluate_at_sites(self, number: int) -> None:
         entry = self.state.round(number)
         if entry.evaluation is None:
-            online = self.exchange.sites.online()
+            online = self.exchange.online()
             asked_sites = cohort.draw(
                 online,
                 share_or_count(self.config.evaluation.cohort, len(online)),

@@ -55,10 +55,16 @@ class Exchange:
 
     def __init__(self, journal: Journal, sites: Sites, config: RoundConfig, *, minimum: int) -> None:
         self.journal, self.sites, self.config, self.minimum = journal, sites, config, minimum
+        self._only = frozenset(config.sites)
 
     def window(self, length_s: float) -> Window:
         """A window that opens now."""
         return Window(self.journal.clock, length_s)
+
+    def online(self) -> Sequence[str]:
+        """The sites that could be asked now, sorted; those that the run is not for are left out."""
+        online = self.sites.online()
+        return [site for site in online if site in self._only] if self._only else online
 
     def await_sites(
         self,
@@ -79,7 +85,7 @@ class Exchange:
         """
         window, told = self.window(self.config.wait_s), False
         while True:
-            present = self.sites.online()
+            present = self.online()
             left_out = without(present)
             online = [site for site in present if site not in left_out] if left_out else present
             needed = cohort.needed(self.config, len(online), minimum=self.minimum)

@@ -123,7 +123,7 @@ class SecureCollecting:
             self._note_evaluation(entry.sum)
             return Collected("every site had answered", entry.sum.survivors)
         if not resumed:
-            for site in self.exchange.sites.online():
+            for site in self.exchange.online():
                 if site not in self._known:
                     self._out(opened, site, "not_on_roster", STRANGER)
         store = SessionStore(self.journal.round_directory(opened.round), opened.attempt)
