@@ -12,7 +12,7 @@ import re
 import shutil
 import time
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,6 +36,7 @@ from server.store.runs import Alias, Model, Run
 from server.views.models import model_before
 
 ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,62}")
+LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
 MODELS = "models"
 """Directory in the home with the files of models that have a name."""
 
@@ -96,6 +97,9 @@ class Actions(People):
         check_project(project)
         config = runs.checked(RunConfig.from_dict(_tables(wanted)), beside or self.home.path.resolve())
         self._check_initial_model(actor, config)
+        if sites:
+            chosen = dataclasses.replace(config.round, sites=self._labelled(sites, config.round.sites))
+            config = dataclasses.replace(config, round=chosen)
         task = str(config.task["name"])
         files = own.module_files(task, beside) if ":" in task else {}
         if ":" in task and not files:
@@ -162,6 +166,16 @@ class Actions(People):
             audit.append(session, actor, f"run.{happening}", name, before={"state": before}, after={"state": row.state})
             project, state = row.project, row.state
         self._tell("run", name, project, state=state)
+
+    def _labelled(self, labels: Mapping[str, str], among: Collection[str]) -> tuple[str, ...]:
+        """The sites that have all the labels now; the run's file keeps their names, so it is the same when resumed."""
+        with self.store.read() as session:
+            rows = session.execute(select(Site.id, Site.labels).where(Site.state != "revoked").order_by(Site.id)).all()
+        found = [site for site, of in rows if labels.items() <= json.loads(of).items() and (not among or site in among)]
+        if not found:
+            words = ", ".join(f"{key}={value}" for key, value in sorted(labels.items()))
+            raise ConfigError(f"no site has the labels {words[:200]}", hint="fl site label SITE KEY=VALUE gives it one")
+        return tuple(found)
 
     def _check_initial_model(self, actor: Actor, config: RunConfig) -> None:
         """From elsewhere, a run may begin with a model of this home only, not with any file of this machine."""
@@ -290,6 +304,28 @@ class Actions(People):
             ConfigError: If there is no such site, or it is revoked.
         """
         self._change_site(actor, site, "revoke", lambda: self.centre.registry.revoke(site, reason))
+
+    def label(self, actor: Actor, site: str, labels: Mapping[str, str | None]) -> None:
+        """Give a site labels, by which runs choose sites.
+
+        Args:
+            actor: Who.
+            site: Which.
+            labels: New values; ``None`` takes a label away. Others stay.
+
+        Raises:
+            ConfigError: If there is no such site, or a label cannot be one.
+        """
+        for key, value in labels.items():
+            if not LABEL.fullmatch(key) or (value is not None and not LABEL.fullmatch(value)):
+                raise ConfigError(f"{key[:64]}={(value or '')[:64]} cannot be a label", hint="letters, digits, . _ / -")
+        with self.store.write() as session:
+            row = find(session, site)
+            before = json.loads(row.labels)
+            now = {key: value for key, value in {**before, **labels}.items() if value is not None}
+            row.labels = json.dumps(now, sort_keys=True)
+            audit.append(session, actor, "site.label", site, before={"labels": before}, after={"labels": now})
+        self._tell("site", site)
 
     def _change_site(self, actor: Actor, site: str, action: str, change: Callable[[], None]) -> None:
         with self.store.write() as session:

@@ -40,12 +40,15 @@ def run(actions, name):
 
 
 def test_a_run_that_is_submitted_has_a_journal_and_a_place_in_the_queue(actions):
+    actions.add_site(ADA, "north-1")
+    actions.label(ADA, "north-1", {"region": "north"})
     name = actions.submit_run(ADA, RUN_FILE, project="xray", priority=5, sites={"region": "north"}, start_s=9.0)
     found = run(actions, name)
     assert (found.state, found.project, found.priority, found.rounds_wanted) == ("queued", "xray", 5, 3)
     assert (json.loads(found.sites), found.start_s, found.submitted_by) == ({"region": "north"}, 9.0, "ada")
     assert json.loads(found.config) == load_config(actions.home.path / "runs" / name)
-    ((action, subject, after),) = rows(actions)
+    assert load_config(actions.home.path / "runs" / name)["round"]["sites"] == ["north-1"]
+    action, subject, after = rows(actions)[-1]
     assert (action, subject, after["project"]) == ("run.start", name, "xray")
     assert actions.poked == [1]
 
@@ -238,3 +241,18 @@ def test_a_change_whose_audit_row_cannot_be_written_is_undone(actions, monkeypat
         actions.revoke(ADA, "north", "left")
     with actions.store.read() as session:
         assert session.query(Site).one().state == "active"
+
+
+def test_labels_are_added_changed_and_taken_away(actions):
+    actions.add_site(ADA, "north-1")
+    actions.label(ADA, "north-1", {"region": "north", "gpu": "l4"})
+    actions.label(ADA, "north-1", {"region": None, "gpu": "a100"})
+    assert rows(actions)[-1] == ("site.label", "north-1", {"labels": {"gpu": "a100"}})
+    with pytest.raises(ConfigError, match="cannot be a label"):
+        actions.label(ADA, "north-1", {"a b": "c"})
+
+
+def test_a_run_for_sites_that_are_not_there_is_refused_and_leaves_nothing(actions):
+    with pytest.raises(ConfigError, match="no site has the labels region=north"):
+        actions.submit_run(ADA, RUN_FILE, sites={"region": "north"})
+    assert not (actions.home.path / "runs").exists()
