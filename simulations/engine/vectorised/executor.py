@@ -22,7 +22,7 @@ from fl.tasks.device import choose, choose_precision
 from fl.tasks.loop import LoopReport
 from fl.tasks.meter import peak_memory_bytes
 from fl.tasks.training import TrainingConfig
-from simulations.engine.memory import Gaps
+from simulations.engine.memory import Gaps, keep
 from simulations.engine.vectorised import lanes, program
 from simulations.engine.vectorised.lanes import Lanes, Shelf
 from simulations.engine.vectorised.optimisers import Optimiser
@@ -85,6 +85,8 @@ class Vectorised:
         )
         self._parameters: Parameters | None = None
         self._gaps = Gaps()
+        if self._device.type == "cpu":
+            keep()
         self.problem: str | None = None
 
     @property

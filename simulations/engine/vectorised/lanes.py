@@ -21,7 +21,7 @@ from fl.errors import TaskError
 from fl.tasks import batches
 from fl.tasks.base import Site, Task
 from fl.tasks.training import TrainingConfig
-from simulations.engine.vectorised.layers import channels_last
+from simulations.engine.vectorised.pictures import channels_last
 from simulations.engine.vectorised.program import Batch
 
 AT_ONCE_BYTES = 16 << 20

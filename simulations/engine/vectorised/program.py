@@ -12,7 +12,7 @@ from fl.arrays import Arrays, Layout
 from fl.tasks.base import Task
 from fl.tasks.device import choose_precision
 from fl.tasks.training import TrainingConfig
-from simulations.engine.vectorised import layers
+from simulations.engine.vectorised import layers, pictures
 from simulations.engine.vectorised.parameters import Parameters
 
 STATELESS: tuple[type[nn.Module], ...] = (
@@ -96,13 +96,10 @@ class Kernels:
         self._layers = list(_put_together(named))
         self._dropouts = [layer for layer in self._layers if isinstance(layer, layers.Dropout)]
         self._first = next((i for i, layer in enumerate(self._layers) if isinstance(layer, layers.TRAINED)), 0)
-        convolutions = [layer for layer in self._layers if isinstance(layer, layers.Conv2d)]
-        for layer in convolutions:
-            layer.is_grouped = device.type != "cpu"
-        self.has_convolutions = bool(convolutions)
-        self.is_channels_last = bool(convolutions) and device.type == "cpu"
+        self.has_convolutions = any(isinstance(layer, pictures.Conv2d) for layer in self._layers)
+        self.is_channels_last = self.has_convolutions and device.type == "cpu"
         self.draws = bool(self._dropouts)
-        self._pools = [layer for layer in self._layers if isinstance(layer, layers.MaxPool2x2)]
+        self._pools = [layer for layer in self._layers if isinstance(layer, pictures.MaxPool2x2)]
         self.can_compile = bool(self._pools) and self.is_channels_last
         self._minus_one = torch.full((1, 1, 1), -1.0, device=device)
         self.name = "batched kernels"
@@ -241,7 +238,7 @@ def _put_together(named: Sequence[tuple[str, nn.Module]]) -> Iterator[layers.Lay
         place += 1
         if type(module) is nn.ReLU and type(following) is nn.MaxPool2d and _is_2x2(following):
             place += 1
-            yield layers.MaxPool2x2(is_rectified=True)
+            yield pictures.MaxPool2x2(is_rectified=True)
         else:
             yield _layer_of(module, prefix)
 
@@ -250,7 +247,7 @@ def _layer_of(module: nn.Module, prefix: str) -> layers.Layer:
     if type(module) is nn.Linear:
         return layers.Linear(module, prefix)
     if type(module) is nn.Conv2d:
-        return layers.Conv2d(module, prefix)
+        return pictures.Conv2d(module, prefix)
     if type(module) is nn.Embedding:
         return layers.Embedding(module, prefix)
     if type(module) in (nn.LayerNorm, nn.GroupNorm):
@@ -260,9 +257,9 @@ def _layer_of(module: nn.Module, prefix: str) -> layers.Layer:
     if type(module) is nn.Dropout:
         return layers.Dropout(module)
     if type(module) is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1):
-        return layers.Flatten()
+        return pictures.Flatten()
     if type(module) is nn.MaxPool2d and _is_2x2(module):
-        return layers.MaxPool2x2(is_rectified=False)
+        return pictures.MaxPool2x2(is_rectified=False)
     return layers.Stateless(module)
 
 
