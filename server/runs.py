@@ -172,15 +172,29 @@ def submit(control: Control, journal: Path, *, secagg: Path | None = None, besid
         JournalError: If it is no journal.
         ConfigError: If the task's module is not there.
     """
+    app = app_of(journal, beside)
+    lines = len(read(journal))
+    return Submitted(hand_over(control, journal, app, secagg=secagg), journal, lines)
+
+
+def app_of(journal: Path, beside: Path | None = None) -> bytes:
+    """The Flower app of a run, bundled; a task of one's own is kept in the journal, for the next life.
+
+    Raises:
+        ConfigError: If the task's module is not there.
+    """
     name = str(load_config(journal)["task"]["name"])
     files = {"pyproject.toml": PYPROJECT.encode()}
     if ":" in name:
         files |= own.module_files(name, journal / "app" if (journal / "app").is_dir() else beside)
         own.keep(files, journal / "app")
-    lines = len(read(journal))
+    return bundle.from_files(files)
+
+
+def hand_over(control: Control, journal: Path, app: bytes, *, secagg: Path | None = None) -> int:
+    """Have SuperLink run a journal's app. Returns Flower's number of this life."""
     places = {JOURNAL_KEY: str(journal.resolve()), SECAGG_KEY: str(secagg.resolve()) if secagg else ""}
-    run_id = control.start_run(bundle.from_files(files), places)
-    return Submitted(run_id, journal, lines)
+    return control.start_run(app, places)
 
 
 def resume(control: Control, journal: Path, *, secagg: Path | None = None) -> Submitted:

@@ -7,6 +7,7 @@ a reply that lands is one update by key. Nobody else writes these tables.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,32 @@ Key = tuple[int, int, str, str]
 COLUMNS = ("outcome", "code", "reason", "at_s", "waited_s", "size_bytes", "num_examples", "report")
 
 
+@dataclasses.dataclass(slots=True)
+class Seen:
+    """What all lines so far say of the run as a whole. Lines count from 0; -1 is none."""
+
+    started_line: int = -1
+    """Of the newest ``run_started``."""
+    ended_line: int = -1
+    ended: events.RunEnded | None = None
+    """The newest, unless the run was taken up again since."""
+    initialised: events.ModelInitialised | None = None
+    committed: events.RoundCommitted | None = None
+    """The newest."""
+
+    def take(self, record: Record) -> None:
+        """Take one more line into account."""
+        match record.event:
+            case events.RunStarted():
+                self.started_line, self.ended = record.seq, None
+            case events.RunEnded() as event:
+                self.ended_line, self.ended = record.seq, event
+            case events.ModelInitialised() as event:
+                self.initialised = event
+            case events.RoundCommitted() as event:
+                self.committed = event
+
+
 class Ingest:
     """The tables of one run, kept up with its journal.
 
@@ -38,11 +65,15 @@ class Ingest:
         journal: Its directory.
         lines: Lines that stand in the tables already.
         is_secure: Whether its rounds are secure aggregation.
+
+    Attributes:
+        seen: What all lines that were read say.
     """
 
     def __init__(self, run: int, journal: Path, lines: int, *, is_secure: bool) -> None:
         self.run, self.lines = run, lines
         self._phase = "secagg" if is_secure else "train"
+        self.seen = Seen()
         self._reader = Reader(journal)
         self._waiting: list[Record] = []
         self._replies: dict[Key, dict[str, Any]] | None = None
@@ -57,7 +88,10 @@ class Ingest:
             JournalError: If the journal is damaged.
         """
         if not self._waiting:
-            self._waiting = [record for record in self._reader.more() if record.seq >= self.lines]
+            for record in self._reader.more():
+                self.seen.take(record)
+                if record.seq >= self.lines:
+                    self._waiting.append(record)
         return self._waiting[:AT_ONCE]
 
     def write(self, session: Session, records: Sequence[Record]) -> None:
