@@ -236,3 +236,12 @@ def test_one_activation_in_two_places_works_in_both() -> None:
         return nn.Sequential(nn.Linear(6, 8), tanh, nn.Linear(8, 8), tanh, nn.Linear(8, 3))
 
     compare(MadeUp(make=twice), program="batched kernels")
+
+
+def test_convolved_updates_differ_only_in_rounding_however_many_sites_are_side_by_side() -> None:
+    task = MadeUp(**KERNELS["two convolutions"])
+    model, jobs = made_up.start_of(task), made_up.jobs_of(task)
+    all_at_once = kept(made_up.side_by_side(task, TRAINING, width=8).execute(jobs, model))
+    for width in (1, 2, 3):
+        some = kept(made_up.side_by_side(task, TRAINING, width=width).execute(jobs, model))
+        assert distance(some, all_at_once) < 1e-5
