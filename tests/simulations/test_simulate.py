@@ -128,3 +128,9 @@ def test_progress_is_told_after_each_round(tmp_path: Path) -> None:
     assert told[-1].left_s == 0
     assert told[-1].simulated_s
     assert "accuracy" in told[-1].metrics
+
+
+def test_directories_of_old_rounds_are_used_again_and_none_is_left_empty(tmp_path: Path) -> None:
+    simulate(Scenario.from_dict(SCENARIO), tmp_path / "run")
+    left = {path.name: sorted(it.name for it in path.iterdir()) for path in (tmp_path / "run" / "rounds").iterdir()}
+    assert left == {"0003": ["model.safetensors"], "0004": ["model.safetensors"]}
