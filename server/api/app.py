@@ -72,7 +72,10 @@ def create_app(
         docs_url=None,  # both take their scripts from elsewhere
         redoc_url=None,
         generate_unique_id_function=_operation_id,
-        responses={"4XX": {"description": "Refused: problem+json", "content": {errors.MEDIA_TYPE: {}}}},
+        responses={
+            "4XX": {"description": "Refused: problem+json", "content": {errors.MEDIA_TYPE: {}}},
+            503: {"description": "The store or SuperLink does not answer now", "content": {errors.MEDIA_TYPE: {}}},
+        },
     )
     app.state.context = Context(
         home=home,

@@ -140,10 +140,10 @@ def show_curves(
     name: Name,
     place: Annotated[Literal["", "training", "sites", "centre"], Query()] = "",
     metric: Annotated[str, Query(max_length=64)] = "",
-) -> dict[str, tuple[tuple[int, float | None], ...]]:
+) -> dict[str, views.Curve]:
     """Metrics over the rounds, by `place/metric`: round and value; a value that is not finite is null."""
     with context_of(request).store.read() as session:
-        return dict(views.curves(session, name, place=place, metric=metric, visible=current.visible))
+        return views.curves(session, name, place=place, metric=metric, visible=current.visible)
 
 
 @router.get("/runs/{name}/log")

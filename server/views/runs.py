@@ -17,7 +17,7 @@ from server.controller.states import ACTIVE, FINISHED, State, can_be
 from server.store.runs import Metric, Model, Round, Run, Use
 from server.views.condition import Level, ago, span
 from server.views.page import Page, Visible, check_limit, find_run, number_of, restrict
-from server.views.usage import NO_PRICES, Amount, Prices, of_run
+from server.views.usage import NO_PRICES, NOT_SUMMED, Amount, Prices, of_run
 
 GROUPS: dict[str, frozenset[State]] = {
     "active": ACTIVE,
@@ -25,6 +25,9 @@ GROUPS: dict[str, frozenset[State]] = {
     "waiting": frozenset({"queued", "paused"}),
 }
 """Words for several states at once."""
+
+Curve = tuple[tuple[float | None, ...], ...]
+"""Pairs of round and value; in JSON a value that is not finite is null."""
 
 LEVELS: dict[str, Level] = {
     "queued": "idle",
@@ -116,7 +119,7 @@ class Compared:
     runs: tuple[RunRow, ...]
     settings: Mapping[str, tuple[str, ...]]
     """Settings in which they differ, by dotted key: a value a run, as JSON; empty where a run has none."""
-    curves: Mapping[str, Mapping[str, tuple[tuple[int, float], ...]]]
+    curves: Mapping[str, Mapping[str, Curve]]
     """By ``place/metric``, then by run: round and value."""
     newest: Mapping[str, tuple[float | None, ...]]
     """By ``place/metric``: the last value of each run."""
@@ -164,8 +167,16 @@ def runs(
     return Page(rows, str(rows[-1].number) if len(found) > limit else None)
 
 
-def run(session: Session, now_s: float, name: str, *, visible: Visible = None, prices: Prices = NO_PRICES) -> RunDetail:
-    """One run in full.
+def run(
+    session: Session,
+    now_s: float,
+    name: str,
+    *,
+    visible: Visible = None,
+    prices: Prices = NO_PRICES,
+    with_usage: bool = True,
+) -> RunDetail:
+    """One run in full; without its usage if somebody waits for it: that goes through all its replies.
 
     Raises:
         NotFoundError: If there is none of that name, or it is not visible.
@@ -190,13 +201,13 @@ def run(session: Session, now_s: float, name: str, *, visible: Visible = None, p
         places={place: tuple(sorted(values)) for place, values in newest.items()},
         newest=newest,
         models=tuple(models),
-        usage=of_run(session, found, prices),
+        usage=of_run(session, found, prices) if with_usage else NOT_SUMMED,
     )
 
 
 def curves(
     session: Session, name: str, *, place: str = "", metric: str = "", visible: Visible = None
-) -> dict[str, tuple[tuple[int, float], ...]]:
+) -> dict[str, Curve]:
     """Metrics over the rounds, by ``place/metric``: round and value.
 
     Raises:
@@ -372,13 +383,13 @@ def _newest(number: int) -> Any:
     )
 
 
-def _curves(session: Session, run: int, place: str, metric: str) -> dict[str, tuple[tuple[int, float], ...]]:
+def _curves(session: Session, run: int, place: str, metric: str) -> dict[str, Curve]:
     query = select(Metric.place, Metric.name, Metric.round, Metric.value).where(Metric.run == run)
     if place:
         query = query.where(Metric.place == place)
     if metric:
         query = query.where(Metric.name == metric)
-    found: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    found: dict[str, list[tuple[float | None, ...]]] = defaultdict(list)
     for where, name, number, value in session.execute(query.order_by(Metric.place, Metric.name, Metric.round)):
         found[f"{where}/{name}"].append((number, value))
     return {key: tuple(points) for key, points in found.items()}

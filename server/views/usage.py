@@ -77,6 +77,21 @@ class Amount:
     currency: str
 
 
+NOT_SUMMED = Amount(
+    energy_j=None,
+    measured=0,
+    trainings=0,
+    gpu_s=0.0,
+    cpu_s=None,
+    wall_s=0.0,
+    up_bytes=0,
+    down_bytes=None,
+    cost=None,
+    currency="",
+)
+"""Stands where nobody asked what was used."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class UsageRow:
     """What a run, a site or a project used."""
