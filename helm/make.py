@@ -55,7 +55,7 @@ def made(chart: str) -> dict[Path, str]:
         files[folder / "templates" / shared.name] = shared.read_text(encoding="utf-8")
     if chart == "fl-server":
         for path in sorted((ROOT / "server" / "monitoring").glob("*.*")):
-            if path.suffix in (".json", ".yaml"):
+            if path.suffix in (".json", ".yaml") and not path.stem.endswith("_test"):
                 files[folder / "monitoring" / path.name] = path.read_text(encoding="utf-8")
     return files
 

@@ -159,7 +159,7 @@ class MountConfig:
     def __post_init__(self) -> None:
         check_name("data.name", self.name)
         if not self.read_only:
-            raise ConfigError(f"data.read_only of {self.name} is false: tasks only read a site's data", hint="remove it")
+            raise ConfigError(f"data.read_only of {self.name} is false: tasks only read data", hint="remove it")
         if not self.path.startswith("/") or ".." in Path(self.path).parts:
             raise ConfigError(f"data.path is {self.path!r}, must be an absolute path")
 
