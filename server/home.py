@@ -8,6 +8,8 @@
     store.db         sites, certificates, tokens, counters (``server.store``)
     secagg/          the roster and the keys of secure aggregation at the centre (``server.roster``)
     superlink/       Flower's database, logs, and ``reach.json``: where it listens while it runs
+    control/         the control room's certificate and log; control.json, where it is while it runs
+    runs/, models/   a journal for each run; models that have a name
     gateway.sock     how others on this machine talk to the gateway
 """
 
@@ -58,6 +60,45 @@ class EnrolmentConfig:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ControlConfig:
+    """The ``[control]`` table: the control room, which starts runs and shows them."""
+
+    enabled: bool = True
+    """Whether ``fl server up`` starts it."""
+
+    listen: str = "127.0.0.1:8444"
+    """Where it listens, ``host:port``; port 0 takes a free one."""
+
+    public_url: str = ""
+    """Under which browsers reach it, e.g. ``https://fl.example.org``; for the identity provider."""
+
+    certificate_file: Path | None = None
+    """Its certificate and those up to the authority, PEM; without it one of this home's transport authority."""
+
+    key_file: Path | None = None
+    """The private key of ``certificate_file``, 0600."""
+
+    insecure_http: bool = False
+    """Serve HTTP without TLS: behind a proxy on this machine only, because tokens travel in it."""
+
+    runs_at_once: int = 4
+    """How many runs have a place; the others wait in the queue."""
+
+    weights: dict[str, float] = dataclasses.field(default_factory=dict)
+    """How much each project is due, in proportion; 1 for those that are not named."""
+
+    def __post_init__(self) -> None:
+        check_range("control.runs_at_once", self.runs_at_once, at_least=1, at_most=256)
+        host, _, port = self.listen.rpartition(":")
+        if not host or not port.isdigit() or int(port) > 65535:
+            raise ConfigError(f"control.listen is {self.listen!r}, must be host:port", hint='listen = "127.0.0.1:8444"')
+        if (self.certificate_file is None) != (self.key_file is None):
+            raise ConfigError("control.certificate_file and control.key_file go together")
+        for project, weight in self.weights.items():
+            check_range(f"control.weights.{project}", weight, above=0)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
     """``server.toml``."""
 
@@ -69,6 +110,18 @@ class ServerConfig:
 
     gateway: GatewayConfig = dataclasses.field(default_factory=GatewayConfig)
     """Where the gateway listens, and its bounds."""
+
+    control: ControlConfig = dataclasses.field(default_factory=ControlConfig)
+    """The control room: where it listens, and how many runs have a place."""
+
+    access: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Who gets into the control room, and how often they may ask (``server.api.config.AccessConfig``)."""
+
+    oidc: dict[str, Any] | None = None
+    """An identity provider where people sign in (``server.api.config.OidcConfig``)."""
+
+    prices: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """What energy and time cost (``server.views.usage.Prices``)."""
 
     def __post_init__(self) -> None:
         if not self.addresses:
@@ -117,6 +170,16 @@ class Home:
     def superlink(self) -> Path:
         """Directory of Flower's SuperLink."""
         return self.path / "superlink"
+
+    @property
+    def control(self) -> Path:
+        """Directory of the control room's key, certificate and log."""
+        return self.path / "control"
+
+    @property
+    def runs(self) -> Path:
+        """Directory of the runs' journals."""
+        return self.path / "runs"
 
     @property
     def socket(self) -> Path:
@@ -192,4 +255,7 @@ def _written(tables: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]
         for key, value in tables[name].items():
             if value != defaults[name].get(key) or key in ("approval", "certificate_days", "listen"):
                 shown[name][key] = value
+    for name in ("control", "access", "oidc", "prices"):
+        if tables.get(name) and tables[name] != defaults.get(name):
+            shown[name] = {key: value for key, value in tables[name].items() if value is not None}
     return shown
