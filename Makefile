@@ -7,7 +7,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint format types benchmarks proto constraints clean
+.PHONY: help install demo test test-all lint format types benchmarks charts proto constraints clean
 
 help:  ## list what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -50,6 +50,10 @@ benchmarks: $(INSTALLED)  ## the numbers of the README, measured side by side
 	$(BIN)/python -m benchmarks.simulation
 	$(BIN)/python -m benchmarks.link
 	test "$$(id -u)" -ne 0 || $(BIN)/python -m benchmarks.fleet
+
+charts: $(INSTALLED)  ## values, schemas, references and golden files of the Helm charts, made anew
+	$(BIN)/python helm/make.py
+	$(BIN)/python helm/golden.py
 
 proto:  ## generate fl/link/*_pb2* from link.proto, in an environment of its own
 	test -x .fedfleet/proto/bin/python || $(PYTHON) -m venv .fedfleet/proto
