@@ -143,6 +143,7 @@ class Endpoint:
         """Held until there is mail that the owner wants."""
         ends_at = time.monotonic() + HOLD_S
         self._status.run_id = 0
+        datagrams.send(self._runner, {"waits": True})  # so that the runner need not look by itself all the time
         while (left_s := ends_at - time.monotonic()) > 0.5:
             # One message at a time, as Flower has it: the next one comes when the last reply has gone.
             if not await self._outbox.empty(left_s):

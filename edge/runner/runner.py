@@ -128,9 +128,9 @@ class Runner:
     def _read_notes(self) -> None:
         """Take in what the link says: which message it gave to the SuperNode, in order."""
         for note in self._mailbox.receive():
+            self._is_told = True
             if "mail" in note:
                 self._last_run = note.get("run")
-                self._is_told = True
                 self._soon_until = time.monotonic() + AFTER_MAIL_S
 
     def _check_wanted(self, task: Task) -> None:

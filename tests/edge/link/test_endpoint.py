@@ -75,7 +75,7 @@ def test_the_runner_is_told_of_mail_and_its_answer_ends_the_wait(tmp_path):
             node = SuperNode(it)
             message_id = it.centre.post([b"work"])
             await node.pull()
-            assert runner.receive() == [{"mail": message_id, "run": 7}]
+            assert list(runner.receive()) == [{"waits": True}, {"mail": message_id, "run": 7}]
             confirming = asyncio.create_task(node.confirm(message_id))
             await until(lambda: it.calls("confirm-message-received"))
             await asyncio.sleep(0.1)
