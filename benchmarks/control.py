@@ -1,0 +1,12 @@
+"""The numbers of the control room: pages, metrics, ingest, live views.
+
+python -m benchmarks.control [--quick] [--json] [NAME …]
+"""
+
+from __future__ import annotations
+
+from benchmarks._control_api import ingest_events_s, metrics_ms, viewers_cpu
+from benchmarks._table import main
+
+if __name__ == "__main__":
+    main(str(__doc__), [ingest_events_s, viewers_cpu, metrics_ms])
