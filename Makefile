@@ -49,6 +49,7 @@ benchmarks: $(INSTALLED)  ## the numbers of the README, measured side by side
 	$(BIN)/python -m benchmarks.secagg
 	$(BIN)/python -m benchmarks.simulation
 	$(BIN)/python -m benchmarks.link
+	$(BIN)/python -m benchmarks.control
 	test "$$(id -u)" -ne 0 || $(BIN)/python -m benchmarks.fleet
 
 charts: $(INSTALLED)  ## values, schemas, references and golden files of the Helm charts, made anew
