@@ -401,3 +401,30 @@ def test_bad_values_are_refused(chart, options, words):
 def test_claims_are_refused_where_the_api_has_none():
     said = refusal("fl-site", "--set", "gpu.mode=dra,gpu.count=1", version="1.33.0")
     assert "gpu.mode is dra, which needs Kubernetes 1.34; this is v1.33.0" in said
+
+
+def test_the_chart_takes_what_the_fleet_writes(tmp_path):
+    from types import SimpleNamespace
+
+    from edge.fleet.manifest import Image
+    from edge.fleet.site_config import MountConfig
+    from edge.fleet.wanted import chart_values
+
+    fleet = SimpleNamespace(
+        gateway=SimpleNamespace(addresses=("fl.example.org:443",), proxy="http://proxy.example:3128")
+    )
+    data = (MountConfig(name="scans", path="/srv/scans"),)
+    site = SimpleNamespace(id="clinic-9", gpu=SimpleNamespace(count=1), data=data, values={})
+    digest = f"sha256:{'d' * 64}"
+    images = [
+        Image(reference=f"localhost/{name}:0.1.0", digest=digest, media_type="x", size_bytes=1, value=value, blobs=())
+        for name, value in (("fl-site", "image"), ("fl-site-torch", "tasks.image"))
+    ]
+    values = tmp_path / "values.yaml"
+    values.write_text(yaml.safe_dump(chart_values(fleet, site, tuple(images))))
+    documents = manifests("fl-site", "minimal", NEWEST, "--values", str(values))
+    found = settings("fl-site", "minimal", NEWEST, "--values", str(values))
+    assert found["site.toml"]["id"] == "clinic-9"
+    assert found["pods.toml"]["image"] == f"localhost/fl-site-torch@{digest}"
+    assert found["pods.toml"]["runtime_class"] == "nvidia"
+    assert only(documents, "PersistentVolume")["spec"]["hostPath"]["path"] == "/srv/scans"
