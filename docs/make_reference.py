@@ -35,8 +35,10 @@ from fl.rounds.config import RunConfig
 from fl.rounds.events import KINDS
 from fl.strategies.registry import STRATEGIES
 from fl.tasks import registry
+from server.api.config import AccessConfig, OidcConfig
 from server.gateway.config import GatewayConfig
 from server.home import ServerConfig
+from server.views.usage import Prices
 from simulations.axes import Sweep
 from simulations.devices import AVAILABILITY, DEVICES, LINKS
 from simulations.scenario import Scenario, shipped
@@ -136,7 +138,12 @@ def _pages() -> Iterator[tuple[Path, str]]:
         "exit-status.md": {"errors": _errors},
         "gateway.md": {"gateway": lambda: _keys(GatewayConfig)},
         "site.md": {"site": lambda: _keys(SiteFile), "policy": _policy},
-        "server-file.md": {"server": _server_file},
+        "server-file.md": {
+            "server": _server_file,
+            "access": lambda: _keys(AccessConfig),
+            "oidc": lambda: _keys(OidcConfig),
+            "prices": lambda: _keys(Prices),
+        },
         "journal.md": {"events": _events, "fields": _event_fields},
     }
     for name, made in parts.items():
@@ -159,7 +166,7 @@ def _run_file() -> str:
 def _server_file() -> str:
     addresses = next(_key_rows(ServerConfig))  # the one key outside of tables, which comes first
     top = _table(("key", "type", "default", "range", "what it is"), [addresses])
-    return f"{top}\n\n{_sections(ServerConfig, ['enrolment'])}"
+    return f"{top}\n\n{_sections(ServerConfig, ['enrolment', 'control'])}"
 
 
 def _policy() -> str:
