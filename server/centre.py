@@ -23,7 +23,6 @@ from server.enrolment import Enrolment
 from server.home import Home, ServerConfig
 from server.roster import Rosters
 from server.sites import Admitted, Registry
-from server.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +50,7 @@ def found(home: Home, config: ServerConfig, *, roster_authority: bytes | None) -
     ca = TransportCA(home.ca)
     if not ca.all():
         ca.create()
-    Store(home.store).close()
+    home.open_store(config).close()
     Rosters(home.secagg).create(roster_authority)
     ca.refresh_gateway(home.gateway, config.hosts, days=config.enrolment.certificate_days)
     home.superlink.mkdir(mode=0o700, exist_ok=True)
@@ -73,7 +72,8 @@ class Centre:
         self, home: Home, *, connect: Callable[[], contextlib.AbstractContextManager[membership.Nodes]] | None = None
     ) -> None:
         self.home, self.config = home, home.config()
-        self.registry, self.ca, self.rosters = Registry(Store(home.store)), TransportCA(home.ca), Rosters(home.secagg)
+        self.registry = Registry(home.open_store(self.config))
+        self.ca, self.rosters = TransportCA(home.ca), Rosters(home.secagg)
         rules = self.config.enrolment
         self.enrolment = Enrolment(
             registry=self.registry,

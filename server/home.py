@@ -32,6 +32,7 @@ from server.gateway.config import GatewayConfig
 
 if TYPE_CHECKING:
     from server.control import Control
+    from server.store import Store
 
 DEFAULT = Path(".fedfleet/server")
 VARIABLE = "FEDFLEET_SERVER_HOME"
@@ -99,6 +100,14 @@ class ControlConfig:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class StoreConfig:
+    """The ``[store]`` table: where sites, runs, people and the audit are kept."""
+
+    url_file: Path | None = None
+    """File (0600) with the URL of a PostgreSQL database; without it ``FEDFLEET_STORE_URL``, else SQLite in the home."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
     """``server.toml``."""
 
@@ -113,6 +122,9 @@ class ServerConfig:
 
     control: ControlConfig = dataclasses.field(default_factory=ControlConfig)
     """The control room: where it listens, and how many runs have a place."""
+
+    store: StoreConfig = dataclasses.field(default_factory=StoreConfig)
+    """Where the store is."""
 
     access: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Who gets into the control room, and how often they may ask (``server.api.config.AccessConfig``)."""
@@ -208,6 +220,21 @@ class Home:
         facts = {"address": address, "ca": str(ca.resolve())}
         write_atomic(self.superlink / "reach.json", json.dumps(facts), mode=0o600)
 
+    def open_store(self, config: ServerConfig | None = None) -> Store:
+        """The store, wherever it is.
+
+        Args:
+            config: The configuration, if it is known or not written yet.
+
+        Raises:
+            ConfigError: If the home was not made, or the store's URL cannot be used.
+            StorageError: If it cannot be opened.
+        """
+        from server.store import Store
+        from server.store.places import place_of
+
+        return Store(place_of(self.store, (config or self.config()).store.url_file))
+
     def connect(self) -> Control:
         """A client of this home's SuperLink.
 
@@ -255,7 +282,7 @@ def _written(tables: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]
         for key, value in tables[name].items():
             if value != defaults[name].get(key) or key in ("approval", "certificate_days", "listen"):
                 shown[name][key] = value
-    for name in ("control", "access", "oidc", "prices"):
+    for name in ("control", "store", "access", "oidc", "prices"):
         if tables.get(name) and tables[name] != defaults.get(name):
             shown[name] = {key: value for key, value in tables[name].items() if value is not None}
     return shown

@@ -112,9 +112,9 @@ class Registry:
             RefusedError: If it is unknown, ended or expired, in words for the site's owner.
         """
         with self._lock:
-            version = self._watch.execute("PRAGMA data_version").fetchone()
+            version = self._watch.version()
             if version != self._version:
-                revision = self._read_revision()
+                revision = self._watch.revision()
                 if revision != self._revision:
                     self._known.clear()
                 self._version, self._revision = version, revision
@@ -306,10 +306,6 @@ class Registry:
     def _change(self, session: Session, row: Site, state: str, reason: str) -> None:
         row.state, row.reason, row.changed_s = state, reason, self.now()
         note(session, row.number, self.now(), state, reason)
-
-    def _read_revision(self) -> int:
-        found = self._watch.execute("SELECT value FROM revision").fetchone()
-        return int(found[0]) if found else 0
 
     def _find(self, digest: bytes) -> Admitted | RefusedError:
         """What a certificate is good for now, remembered if this registry issued it."""

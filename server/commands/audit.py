@@ -126,11 +126,8 @@ def _lines(home: Path | None, after: int) -> Iterator[str]:
 def _store(home: Path | None) -> Store:
     """The store of a home where no control room runs."""
     from server.home import choose
-    from server.store import Store
 
-    where = choose(home)
-    where.config()  # else a misspelt home would get a store
-    return Store(where.store)
+    return choose(home).open_store()
 
 
 def _changed(before: dict[str, object], after: dict[str, object]) -> str:

@@ -13,7 +13,6 @@ from server.audit import Actor
 from server.commands.room import choose_home, maybe
 from server.home import choose
 from server.people import NewToken, People
-from server.store import Store
 from server.views.models import UserRow, users
 
 if TYPE_CHECKING:
@@ -86,9 +85,7 @@ def people(home: Path | None, server: str | None, token_file: Path | None, ca: P
         if room is not None:
             yield room
             return
-    where = choose(home)
-    where.config()  # else a misspelt home would get a store
-    store = Store(where.store)
+    store = choose(home).open_store()
     try:
         yield InStore(People(store))
     finally:

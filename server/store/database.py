@@ -1,13 +1,11 @@
-"""Opens the store: SQLite in a file, brought up to date when it is opened.
+"""Opens the store, brought up to date when it is opened; where it is and how that differs: ``server.store.places``.
 
 Transactions that write take the lock at their beginning, so they queue up instead of failing half-way; readers are not
-held up by a writer (WAL). A change that was committed survives a power failure: a revocation is not forgotten.
+held up by a writer. A change that was committed survives a power failure: a revocation is not forgotten.
 """
 
 from __future__ import annotations
 
-import os
-import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,18 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from fl.errors import ConfigError, StorageError
 from server.store import runs as _runs  # noqa: F401  # its tables belong to ``Base`` too
 from server.store.models import Base
+from server.store.places import Place, SqliteFile, Watch, options
 
 REVISION = "0003"
 """The newest step in ``migrations/versions``."""
 
-BUSY_MS = 15_000
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -34,27 +31,23 @@ class Store:
     """An open store. Several processes may have it open; several threads may share this object.
 
     Args:
-        path: The file; made if needed, readable by its owner only. Its directory must exist.
+        place: Where it is; a path is a SQLite file.
 
     Raises:
         ConfigError: If it was written by a newer fedfleet, or is no store.
         StorageError: If it cannot be opened.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, place: Place | Path) -> None:
+        self.place = SqliteFile(place) if isinstance(place, Path) else place
         self._here = threading.local()
-        try:
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite's own files get the same mode
-        except OSError as err:
-            raise StorageError(f"cannot open {path}: {err.strerror}") from err
-        self.engine = sqlalchemy.create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_MS / 1000})
-        event.listen(self.engine, "connect", _set_up)
-        event.listen(self.engine, "begin", _begin)
+        self.engine = self.place.engine()
         try:
             self._upgrade()
+        except OperationalError as err:
+            raise self._unusable(err) from err
         except sqlalchemy.exc.DatabaseError as err:
-            raise ConfigError(f"{path} is no store of fedfleet: {err.orig}") from err
+            raise ConfigError(f"{self.place.words} is no store of fedfleet: {err.orig}") from err
 
     @contextmanager
     def write(self) -> Iterator[Session]:
@@ -75,9 +68,9 @@ class Store:
         with self._session(writes=False) as session:
             yield session
 
-    def watch(self) -> sqlite3.Connection:
-        """A connection of its own whose ``PRAGMA data_version`` changes with each commit of anybody else."""
-        return sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=BUSY_MS / 1000)
+    def watch(self) -> Watch:
+        """Tells whether anybody else changed something."""
+        return self.place.watch(self.engine)
 
     def close(self) -> None:
         """Close all connections."""
@@ -97,15 +90,19 @@ class Store:
             yield outer
             outer.flush()
             return
-        engine = self.engine.execution_options(writes=writes)
+        engine = self.engine.execution_options(**options(self.place, writes=writes))
         try:
             with Session(engine, expire_on_commit=False) as session, session.begin():
                 self._here.session = session if writes else None
                 yield session
         except OperationalError as err:
-            raise StorageError(f"cannot use {self.path}: {err.orig}", hint="is its disk full?") from err
+            raise self._unusable(err) from err
         finally:
             self._here.session = None
+
+    def _unusable(self, err: OperationalError) -> StorageError:
+        why = str(err.orig).strip().partition("\n")[0]
+        return StorageError(f"cannot use {self.place.words}: {why}", hint=self.place.hint)
 
     def _upgrade(self) -> None:
         found = self.revision()
@@ -113,7 +110,7 @@ class Store:
             return
         if found is not None and found > REVISION:
             raise ConfigError(
-                f"{self.path} is of step {found}, this fl knows steps up to {REVISION}",
+                f"{self.place.words} is of step {found}, this fl knows steps up to {REVISION}",
                 hint="install the newer fedfleet that wrote it",
             )
         from alembic import command  # half a second to import, and needed once a release
@@ -121,7 +118,7 @@ class Store:
 
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS))
-        with self.engine.execution_options(writes=True).begin() as connection:
+        with self.engine.execution_options(**options(self.place, writes=True)).begin() as connection:
             config.attributes["connection"] = connection  # a second process waits here, then finds nothing to do
             command.upgrade(config, "head")
 
@@ -133,14 +130,3 @@ def compare(store: Store) -> list[Any]:
 
     with store.engine.connect() as connection:
         return list(compare_metadata(MigrationContext.configure(connection), Base.metadata))
-
-
-def _set_up(connection: sqlite3.Connection, _: object) -> None:
-    connection.isolation_level = None  # the driver would begin transactions late, and not for a change of tables
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={BUSY_MS}"):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _begin(connection: sqlalchemy.Connection) -> None:
-    writes = connection.get_execution_options().get("writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
