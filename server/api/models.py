@@ -84,14 +84,14 @@ def show_alias(request: Request, current: Viewer, name: AliasName) -> tuple[view
 def set_alias(request: Request, current: Operator, name: AliasName, target: Target) -> None:
     """Have a name point at a model."""
     found = _model(request, current, str(target.model))
-    _check_alias(request, current, name)
+    check_alias(request, current, name)
     context_of(request).actions.set_alias(current.actor, name, found.number)
 
 
 @router.post("/aliases/{name}/rollback", status_code=204)
 def roll_back_alias(request: Request, current: Operator, name: AliasName) -> None:
     """Have a name point at the model before."""
-    _check_alias(request, current, name, must_exist=True)
+    check_alias(request, current, name, must_exist=True)
     context_of(request).actions.roll_back_alias(current.actor, name)
 
 
@@ -100,7 +100,7 @@ def _model(request: Request, current: Current, reference: str) -> views.ModelRow
         return views.model(session, reference, visible=current.visible)
 
 
-def _check_alias(request: Request, current: Current, name: str, *, must_exist: bool = False) -> None:
+def check_alias(request: Request, current: Current, name: str, *, must_exist: bool = False) -> None:
     """Refuse to move a name away from a model of a project that who asks cannot see."""
     with context_of(request).store.read() as session:
         exists = any(alias.name == name for alias in views.aliases(session))

@@ -18,7 +18,7 @@ from fastapi import FastAPI
 
 from fl.errors import BusyError, ConfigError, FLError
 from fl.files import write_atomic
-from server import people
+from server import people, web
 from server.actions import Actions
 from server.api.app import create_app
 from server.centre import Centre
@@ -72,6 +72,7 @@ def run(home: Home) -> None:
             is_secure=not config.control.insecure_http,
             local_token=people.digest(token),
         )
+        web.install(app)
         certificate = Certificate(home, centre, config)
         server = _Server(app, certificate, live)
         facts = _facts(config, listening.getsockname()[1], certificate.authorities)
