@@ -170,7 +170,7 @@ class LocalFederation:
         home = self.home
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         port = ports.check_port(self.config.port) if self.config.port else ports.free_port()
-        lock = _take(home / "lock")
+        lock = take(home / "lock", hint="another fl up runs in this home; end it, or give --home another directory")
         ends.callback(lock.release)
         (home / FEDERATION).unlink(missing_ok=True)
         self.runs.mkdir(exist_ok=True)
@@ -322,9 +322,13 @@ def connect(home: Path) -> Control:
     return Control(facts["address"], Path(facts["ca"]))
 
 
-def _take(path: Path) -> Lock:
-    """The lock of the home, after the processes of a crashed life have been cleared away."""
-    lock = Lock(path, hint="another fl up runs in this home; end it, or give --home another directory")
+def take(path: Path, *, hint: str) -> Lock:
+    """The lock of a home, after the processes of a crashed life have been cleared away.
+
+    Raises:
+        BusyError: If somebody holds it who is alive.
+    """
+    lock = Lock(path, hint=hint)
     deadline = time.monotonic() + 2 * GRACE_S
     while True:
         try:

@@ -21,6 +21,10 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 LINE = re.compile(
     r"(?:\d{4}-\d\d-\d\d[ T][\d:,.]+\S*\s+)?(DEBUG|INFO|WARNING|WARN|ERROR|CRITICAL|EXCEPTION)\b\s*:?\s*(.*)"
 )
+DULL = re.compile(
+    r"\[uvicorn\.access\] .* [23]\d\d$|\[Fleet\.\w+\]|ControlServicer\.(?:List|Stream)|\[\w+\.\w+\] HTTP Request:"
+)
+"""A line for each call that went well: it stays in the part's own file, and would bury the rest."""
 LEVELS = {"WARN": "warning", "CRITICAL": "error", "EXCEPTION": "error"}
 
 
@@ -67,6 +71,8 @@ class Logbook:
             for line in _fresh(entry):
                 if line.strip():
                     entry.level, message = parse(line, entry.level)
+                    if entry.level in ("debug", "info") and DULL.match(message):
+                        continue
                     self.say(message, part=entry.part, level=entry.level)
 
 

@@ -170,6 +170,44 @@ def rotate_ca(
         )
 
 
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(help="Where to; must not exist. It holds private keys: mode 0600.")],
+    home: HomeOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write one file with the store, the keys, the roster and the named models, while the centre runs or not."""
+    from server import backup as backups
+
+    where = choose(home)
+    journals = backups.write(where, file)
+    if as_json:
+        console.print_json({"file": str(file), "journals": [one.name for one in journals]})
+        return
+    console.say(f"wrote {file}, {console.human_bytes(file.stat().st_size)}; keep it as you would a private key")
+    if journals:
+        console.say(f"{len(journals)} journals are not in it: copy {where.runs} too")
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(help="A backup, written by fl server backup.")],
+    home: HomeOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a centre's home of a backup; the home must not exist, or be empty."""
+    from server import backup as backups
+
+    where = choose(home)
+    journals = backups.restore(file, where)
+    if as_json:
+        console.print_json({"home": str(where.path), "journals": [one.name for one in journals]})
+        return
+    console.say(f"made {where.path} of {file}")
+    if journals:
+        console.say(f"{len(journals)} journals lay beside it: put them into {where.runs}, then fl server up")
+
+
 def _has(sites: object, site: str, key: bytes) -> bool:
     assert isinstance(sites, dict)
     entry = sites.get(site)

@@ -169,6 +169,30 @@ def revoke(site: Site, reason: Reason = "", home: HomeOption = None) -> None:
 
 
 @app.command()
+def label(
+    site: Site,
+    labels: Annotated[
+        list[str], typer.Argument(metavar="KEY=VALUE", help="A label; without the value it is taken away.")
+    ],
+    home: HomeOption = None,
+) -> None:
+    """Give a site labels; fl run start --sites KEY=VALUE chooses sites by them."""
+    from server.actions import Actions
+    from server.audit import Actor
+
+    given: dict[str, str | None] = {}
+    for text in labels:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise ConfigError(f"{text[:80]} is no label", hint=f"fl site label {site} region=north")
+        given[key] = value or None
+    centre = Centre(choose(home))
+    Actions(centre).label(Actor(who=_operator(), via="cli"), site, given)
+    console.say(f"{site} is labelled {', '.join(labels)}")
+    centre.close()
+
+
+@app.command()
 def rename(
     site: Site,
     new: Annotated[str, typer.Argument(metavar="NEW", help="Its new id.")],

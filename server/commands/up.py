@@ -12,7 +12,6 @@ import typer
 from fl import console
 from fl.config import unknown
 from fl.errors import FLError
-from fl.files import Lock
 from fl.processes import Group
 from server import local, supervisor
 from server.commands.federation import ending_politely
@@ -45,7 +44,8 @@ def up(home: HomeOption = None, log: Log = "auto", as_json: AsJson = False) -> N
     config = rooms.read(where)  # all of it, before anything starts
     book = Logbook(_write, as_json=log == "json" or (log == "auto" and not sys.stderr.isatty()))
     with ending_politely(), contextlib.ExitStack() as ends:
-        lock = ends.enter_context(Lock(where.path / "lock", hint="another fl server up runs in this home"))
+        lock = local.take(where.path / "lock", hint="another fl server up runs in this home")
+        ends.callback(lock.release)
         group = ends.enter_context(Group(grace_s=GRACE_S, hold=[lock.fileno()]))
         group.erase(where.path / local.FEDERATION)
         book.say(f"starting SuperLink and gateway in {where.path}")

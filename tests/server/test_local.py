@@ -93,6 +93,6 @@ def test_the_lock_of_a_crashed_federation_is_waited_for_until_its_processes_are_
     subprocess.run([sys.executable, "-c", HOLDER, tmp_path / "lock"], check=True)
     with pytest.raises(BusyError):
         Lock(tmp_path / "lock").acquire()
-    lock = local._take(tmp_path / "lock")
+    lock = local.take(tmp_path / "lock", hint="end it")
     assert (tmp_path / "lock").read_text() == f"{os.getpid()}\n"
     lock.release()
