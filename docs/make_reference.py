@@ -27,6 +27,7 @@ from edge.fleet.config import Fleet
 from edge.fleet.site_config import Site
 from edge.home import SiteFile
 from edge.policy import Policy
+from edge.runner.pod_config import PodConfig
 from fl import console, errors
 from fl.cli import build
 from fl.config import field_docs
@@ -138,6 +139,7 @@ def _pages() -> Iterator[tuple[Path, str]]:
         "exit-status.md": {"errors": _errors},
         "gateway.md": {"gateway": lambda: _keys(GatewayConfig)},
         "site.md": {"site": lambda: _keys(SiteFile), "policy": _policy},
+        "pods-file.md": {"pods": lambda: _keys(PodConfig)},
         "server-file.md": {
             "server": _server_file,
             "access": lambda: _keys(AccessConfig),
