@@ -186,6 +186,8 @@ def _durations(rows: Sequence[RoundRow]) -> charts.Chart | None:
     if not done:
         return None
     series = charts.Series("training", "from opening to commit", [row.took_s for row in done])
-    return charts.bars(
-        "duration of a round", [row.number for row in done], [series], words.seconds, units=(0.001, 1, 60, 3600)
-    )
+    return charts.bars("duration of a round", [row.number for row in done], [series], _whole)
+
+
+def _whole(value: float | None) -> str:
+    return words.NOTHING if value is None else f"{words.count(value) if value >= 10 else f'{value:.2g}'} s"
