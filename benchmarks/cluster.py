@@ -35,7 +35,7 @@ STARTED = re.compile(r"the task started in the (warm|new) pod \S+ after ([0-9.]+
 
 
 def task_start(quick: bool) -> list[Row]:
-    """From the claim of a message to its arrival in a pod, which has torch and asks for it."""
+    """From the call of the executor to the message in the pod; a new pod still imports torch after that."""
     kube, images = _cluster("site-torch")
     kube.apply(RIGHTS)
     with tempfile.TemporaryDirectory() as folder:
