@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import time
 from pathlib import Path
 
@@ -139,6 +141,21 @@ def test_runs_wait_for_a_place_pause_stop_and_resume(tmp_path):
             check_tables(room, first)
             assert load_state(room.home.runs / second).status == "stopped"
         assert model_of(room.home.runs / first, 4) == undisturbed(room, RUN, tmp_path)
+    finally:
+        room.end()
+
+
+@pytest.mark.slow
+def test_an_executor_that_lives_and_does_nothing_is_started_again(tmp_path):
+    room = Room(tmp_path)
+    try:
+        (stuck,) = room.pids("flower-superexec")
+        os.kill(stuck, signal.SIGSTOP)
+        with room.client() as client:
+            name = client.start_run(config={**RUN, "run": {**RUN["run"], "rounds": 1}})
+        until(room, name, lambda run: run.state == "completed", timeout_s=150)
+        assert "superlink executor does nothing" in room.log.read_text()
+        assert room.pids("flower-superexec") != [stuck]
     finally:
         room.end()
 
