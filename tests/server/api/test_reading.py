@@ -146,7 +146,8 @@ def test_the_queue_hides_other_projects_and_keeps_their_places(room):
 def test_a_store_that_is_gone_is_said_in_words_and_comes_back(room):
     client = room.client()
     assert client.get("/healthz").text == "ok\n"
-    path, away = room.store.path, room.store.path.with_name("away.db")
+    path = room.store.place.path
+    away = path.with_name("away.db")
     room.store.close()
     path.rename(away)
     path.mkdir()
