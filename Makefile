@@ -7,7 +7,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint format types benchmarks charts proto constraints clean
+.PHONY: help install demo test test-all test-cluster lint format types benchmarks charts proto constraints clean
 
 help:  ## list what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -32,6 +32,9 @@ test: $(INSTALLED)  ## the fast suite, in under 3 minutes
 
 test-all: $(INSTALLED)  ## every test that this machine can run
 	@bash .ci/run
+
+test-cluster: $(INSTALLED)  ## the tests on a genuine Kubernetes; root on Debian 12
+	@bash .ci/cluster
 
 lint: $(INSTALLED)  ## ruff, import contracts, mypy --strict, spelling
 	$(BIN)/ruff check .
