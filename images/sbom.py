@@ -63,7 +63,7 @@ def main() -> None:
         "components": sorted([*debian(given.root), *python(given.root)], key=lambda one: one["bom-ref"]),
     }
     json.dump(listing, sys.stdout, indent=1)
-    print()
+    sys.stdout.write("\n")
 
 
 if __name__ == "__main__":

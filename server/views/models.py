@@ -170,12 +170,12 @@ def alias_history(session: Session, name: str, *, visible: Visible = None) -> tu
         .order_by(Alias.number.desc())
     )
     found = session.execute(restrict(query, visible)).all()
-    befores = [alias.model for alias, _, _ in found[1:]]
+    earlier = [alias.model for alias, _, _ in found[1:]]
     return tuple(
         AliasRow(
             name=alias.name, model=alias.model, run=run, project=project, by=alias.by, at_s=alias.at_s, before=before
         )
-        for (alias, run, project), before in zip(found, [*befores, None], strict=False)
+        for (alias, run, project), before in zip(found, [*earlier, None], strict=False)
     )
 
 
