@@ -11,6 +11,7 @@ from fl.errors import ConfigError
 from fl.link.identity import GATEWAY_NAME, spki, who
 from server import certificates
 from server.ca import TransportCA
+from tests.server import handshake
 
 DAY_S = 86_400.0
 NOW_S = 1_800_000_000.0
@@ -146,17 +147,7 @@ def shake_hands(tmp_path, ca, client_chain, client_key):
     client_context = ssl.create_default_context(cadata=ca.bundle().decode())
     client_context.verify_flags |= ssl.VERIFY_X509_STRICT
     client_context.load_cert_chain(tmp_path / "client.crt", tmp_path / "client.key")
-    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    client = client_context.wrap_bio(to_client, to_server, server_hostname=GATEWAY_NAME)
-    server = server_context.wrap_bio(to_server, to_client, server_side=True)
-    done = set()
-    while len(done) < 2:
-        for side in (client, server):
-            try:
-                side.do_handshake()
-                done.add(side)
-            except ssl.SSLWantReadError:
-                pass
+    server, client = handshake.shake_hands(server_context, client_context, GATEWAY_NAME)
     client.write(b"x")
     assert server.read(1) == b"x"
     return server.getpeercert(binary_form=True)

@@ -6,6 +6,7 @@ import pytest
 from cryptography import x509
 
 from server import certificates
+from tests.server import handshake
 
 
 @pytest.fixture
@@ -43,17 +44,7 @@ def shake_hands(files, ca, name):
     server_context.load_cert_chain(files.certificate, files.key)
     client_context = ssl.create_default_context(cafile=ca)
     client_context.verify_flags |= ssl.VERIFY_X509_STRICT
-    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    client = client_context.wrap_bio(to_client, to_server, server_hostname=name)
-    server = server_context.wrap_bio(to_server, to_client, server_side=True)
-    done = set()
-    while len(done) < 2:
-        for side in (client, server):
-            try:
-                side.do_handshake()
-                done.add(side)
-            except ssl.SSLWantReadError:
-                pass
+    handshake.shake_hands(server_context, client_context, name)
 
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost", "::1"])
