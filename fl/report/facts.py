@@ -133,6 +133,7 @@ class Answer:
         samples_per_s: Its speed in training.
         peak_memory_bytes: Of its training.
         energy_j: Joules that its GPU drew, where NVML tells.
+        cpu_s: Seconds of cores that its training took.
         out_of_memory: How often it ran out of memory and went on in smaller pieces.
         sent_bytes: Model size × times asked; what the transport adds is not counted.
         received_bytes: Its update.
@@ -156,6 +157,7 @@ class Answer:
     samples_per_s: float | None = None
     peak_memory_bytes: int | None = None
     energy_j: float | None = None
+    cpu_s: float | None = None
     out_of_memory: int | None = None
     sent_bytes: int = 0
     received_bytes: int = 0
@@ -280,7 +282,7 @@ class SiteSummary:
         device: In its newest answer.
         samples_per_s: Median.
         peak_memory_bytes: The highest.
-        energy_j: The sum.
+        energy_j, cpu_s: Sums.
         sent_bytes: To it.
         received_bytes: From it.
         last_reason: Why its newest answer is missing, if any is.
@@ -302,6 +304,7 @@ class SiteSummary:
     samples_per_s: float | None
     peak_memory_bytes: int | None
     energy_j: float | None
+    cpu_s: float | None
     sent_bytes: int
     received_bytes: int
     last_reason: str | None

@@ -159,6 +159,7 @@ def _site(name: str, answers: Sequence[Answer], outcomes: dict[int, Outcome]) ->
     waits = [answer.waited_s for answer in trained if answer.waited_s is not None]
     speeds = [answer.samples_per_s for answer in trained if answer.samples_per_s is not None]
     memory = [answer.peak_memory_bytes for answer in trained if answer.peak_memory_bytes is not None]
+    cores = [answer.cpu_s for answer in trained if answer.cpu_s is not None]
     energy = [answer.energy_j for answer in trained if answer.energy_j is not None]
     troubled = [answer.reason for answer in answers if is_trouble(answer)]
     return SiteSummary(
@@ -178,6 +179,7 @@ def _site(name: str, answers: Sequence[Answer], outcomes: dict[int, Outcome]) ->
         samples_per_s=statistics.median(speeds) if speeds else None,
         peak_memory_bytes=max(memory) if memory else None,
         energy_j=sum(energy) if energy else None,
+        cpu_s=sum(cores) if cores else None,
         sent_bytes=sum(answer.sent_bytes for answer in answers),
         received_bytes=sum(answer.received_bytes for answer in answers),
         last_reason=troubled[-1] if troubled else None,

@@ -130,6 +130,9 @@ def tiles(facts: Facts) -> list[Tile]:
             f"received {words.size(received)}, a model is {words.size(run.model_bytes)}",
         )
     )
+    cores = [site.cpu_s for site in facts.sites if site.cpu_s is not None]
+    if cores:
+        found.append(Tile("CPU time of training", words.seconds(sum(cores)), f"at {words.plural(len(cores), 'site')}"))
     energy = [site.energy_j for site in facts.sites if site.energy_j is not None]
     if energy:
         found.append(Tile("energy of GPUs", words.energy(sum(energy)), f"at {words.plural(len(energy), 'site')}"))

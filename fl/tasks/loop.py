@@ -60,6 +60,9 @@ class LoopReport:
     energy_j: float | None
     """Joules that the GPU drew meanwhile; ``None`` where NVML does not tell."""
 
+    cpu_s: float | None
+    """Seconds of cores meanwhile; ``None`` where sites were trained together."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TrainResult:
@@ -257,6 +260,7 @@ def _train(
         samples_per_s=trainer.num_seen / epochs.wall_s,
         wall_s=whole.wall_s,
         energy_j=whole.energy_j,
+        cpu_s=whole.cpu_s,
     )
     return TrainResult(update, num_examples, metrics, report)
 

@@ -22,11 +22,13 @@ class Meter:
         peak_memory_bytes: On a GPU the most that torch held there meanwhile; on a CPU (and an Apple GPU,
             which keeps no peak) the most that this process ever had resident.
         energy_j: Joules that the whole GPU drew, its other users included; ``None`` where NVML does not tell.
+        cpu_s: Seconds of cores, all threads of this process together.
     """
 
     wall_s = 0.0
     peak_memory_bytes = 0
     energy_j: float | None = None
+    cpu_s = 0.0
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -38,6 +40,7 @@ class Meter:
             getattr(torch, self._device.type).reset_peak_memory_stats()
         self._read_energy_j = energy_counter(self._device)
         self._energy_before_j = self._read_energy_j()
+        self._cpu_before_s = time.process_time()
         self._started_s = time.perf_counter()
         return self
 
@@ -46,6 +49,7 @@ class Meter:
     ) -> None:
         wait_for(self._device)
         self.wall_s = time.perf_counter() - self._started_s
+        self.cpu_s = time.process_time() - self._cpu_before_s
         self.peak_memory_bytes = peak_memory_bytes(self._device)
         energy_after_j = self._read_energy_j()
         if self._energy_before_j is not None and energy_after_j is not None:

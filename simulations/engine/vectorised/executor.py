@@ -219,6 +219,7 @@ class Vectorised:
             samples_per_s=samples_per_s,
             wall_s=wall_s,
             energy_j=None,
+            cpu_s=None,
         )
 
 

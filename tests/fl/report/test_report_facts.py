@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from fl.digests import file_digest
 from fl.errors import JournalError
-from fl.report import advice
+from fl.report import advice, words
 from fl.report.facts import Answer, Facts
 from fl.report.gather import gather
 from fl.report.page import render
+from fl.report.view import tiles
 from fl.rounds import events
 from fl.rounds.journal import Journal, load_state
 from tests.fl.report.journals import EVENTS, cut, failing, journal, killed_in_round_two, resume
@@ -201,7 +202,7 @@ def test_the_lock_of_a_killed_process_does_not_make_a_run_running(tmp_path: Path
 
 
 def test_what_a_site_says_of_its_machine_is_taken_only_if_it_makes_sense(tmp_path: Path) -> None:
-    nonsense = {"device": 5, "samples_per_s": "fast", "energy_j": 3.5, "peak_memory_bytes": True}
+    nonsense = {"device": 5, "samples_per_s": "fast", "energy_j": 3.5, "cpu_s": 0.5, "peak_memory_bytes": True}
 
     class Boasting(SiteSimulator):
         def replies(self, timeout_s):
@@ -212,6 +213,13 @@ def test_what_a_site_says_of_its_machine_is_taken_only_if_it_makes_sense(tmp_pat
     facts = gather(journal(tmp_path / "run", port, rounds=1))
     (answer,) = answers_of(facts, "site-1", 1)
     assert (answer.device, answer.samples_per_s, answer.peak_memory_bytes, answer.energy_j) == (None, None, None, 3.5)
+    (site,) = [one for one in facts.sites if one.name == "site-1"]
+    assert (answer.cpu_s, site.cpu_s) == (0.5, 0.5)
+    (tile,) = [one for one in tiles(facts) if one.label == "CPU time of training"]
+    assert (tile.value, tile.under) == (
+        words.seconds(0.5 * len(facts.sites)),
+        f"at {words.plural(len(facts.sites), 'site')}",
+    )
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import concurrent.futures
 import dataclasses
 import random
+import time
 
 import numpy as np
 import pytest
@@ -262,6 +263,8 @@ def test_the_report_says_how_it_went():
     assert report.peak_memory_bytes > 10 << 20  # torch alone is more
     assert 50 / report.samples_per_s <= report.wall_s
     assert report.energy_j is None
+    assert report.cpu_s is not None
+    assert 0 < report.cpu_s <= time.process_time()
 
 
 def test_a_loss_that_uses_only_part_of_the_model_still_has_metrics():
