@@ -23,7 +23,7 @@ from server.actions import Actions
 from server.api.app import create_app
 from server.centre import Centre
 from server.control_room.config import RoomConfig, read
-from server.controller import recover
+from server.controller import recover, traces
 from server.controller.controller import Controller
 from server.home import Home
 from server.live import Live
@@ -51,9 +51,19 @@ def run(home: Home) -> None:
     home.runs.mkdir(exist_ok=True)
     centre, live, ended = Centre(home), Live(), threading.Event()
     store = centre.registry.store
-    controller = Controller(store, home, live, runs_at_once=config.control.runs_at_once, weights=config.control.weights)
+    tracing = traces.from_environment()
+    controller = Controller(
+        store,
+        home,
+        live,
+        runs_at_once=config.control.runs_at_once,
+        weights=config.control.weights,
+        traces=tracing,
+    )
     with contextlib.ExitStack() as ends:
         ends.callback(centre.close)
+        if tracing:
+            ends.callback(tracing.close)
         for name in recover.adopt(store, home.runs):
             log.info("found run %s, which the store did not have", name)
         earlier = _earlier(home.path / CONTROL)

@@ -31,6 +31,7 @@ from server.controller.ingest import Ingest
 from server.controller.moves import Moves
 from server.controller.states import ACTIVE
 from server.controller.tell import tell
+from server.controller.traces import Traces
 from server.home import Home
 from server.live import Live
 from server.store import Store
@@ -74,6 +75,7 @@ class Controller:
         runs_at_once: Places for runs.
         weights: How much each project is due in the queue.
         connect: Makes a client of SuperLink; the home's by default.
+        traces: Where spans go, if anywhere.
         now: The clock, for tests.
     """
 
@@ -86,6 +88,7 @@ class Controller:
         runs_at_once: int = 4,
         weights: Mapping[str, float] | None = None,
         connect: Callable[[], Control] | None = None,
+        traces: Traces | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.store, self.home, self.live, self.now = store, home, live, now
@@ -93,6 +96,7 @@ class Controller:
         self._runs_at_once, self._weights = runs_at_once, weights or {}
         self._connect = connect or home.connect
         self._control: Control | None = None
+        self._traces = traces
         self._watched: dict[int, _Watched] = {}
         self._poked = threading.Event()
         self._said = ""
@@ -330,6 +334,8 @@ class Controller:
                 raise
             ingest.done(records)
             tell(self.live, run.name, run.project, records, now_s=self.now())
+            if self._traces:
+                self._traces.send(run.name, run.project, records, ingest.seen)
 
     def _set(self, run: Run, **changes: object) -> None:
         with self.store.write() as session:

@@ -43,10 +43,18 @@ class Seen:
     initialised: events.ModelInitialised | None = None
     committed: events.RoundCommitted | None = None
     """The newest."""
+    created_s: float | None = None
+    """Seconds since 1970."""
+    opened_s: dict[int, float] = dataclasses.field(default_factory=dict)
+    """When each round was first opened."""
 
     def take(self, record: Record) -> None:
         """Take one more line into account."""
         match record.event:
+            case events.RunCreated():
+                self.created_s = record.time.timestamp()
+            case events.RoundOpened() as event:
+                self.opened_s.setdefault(event.round, record.time.timestamp())
             case events.RunStarted():
                 self.started_line, self.ended = record.seq, None
             case events.RunEnded() as event:

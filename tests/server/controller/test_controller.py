@@ -6,6 +6,7 @@ import dataclasses
 import json
 
 import pytest
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from sqlalchemy import select
 
 from fl.errors import UnreachableError
@@ -17,6 +18,7 @@ from server.actions import Actions
 from server.audit import Actor
 from server.control import FlowerRun
 from server.controller.controller import MOST_DEATHS, Controller
+from server.controller.traces import Traces
 from server.live import Live
 from server.store.runs import Model, Run, Use
 from tests.server import kit
@@ -156,6 +158,25 @@ def test_a_run_is_started_followed_and_completed_with_its_model(play):
         assert (model.round, model.digest, model.app_digest) == (2, "m2", found.app_digest)
         assert use.to_s is not None
         assert audit.verify(audit.rows(session))[0] == 3  # submitted, started, completed
+
+
+def test_rounds_become_spans_once_also_when_the_controller_died_in_between(play):
+    came = InMemorySpanExporter(), InMemorySpanExporter()
+    tracing = [Traces(exporter) for exporter in came]
+    play.new_controller(traces=tracing[0])
+    name = play.submit()
+    play.tick()
+    app = play.app(name)
+    app.round(1)
+    play.tick()
+    play.new_controller(traces=tracing[1])
+    app.round(2)
+    app.end()
+    play.tick(2)
+    for one in tracing:
+        one.close()
+    names = [[span.name for span in exporter.get_finished_spans()] for exporter in came]
+    assert names == [["fold", "round 1"], ["fold", "round 2", f"run {name}"]]
 
 
 def test_a_dead_serverapp_is_noticed_by_its_lock_and_the_run_goes_on_under_its_number(play):
