@@ -74,7 +74,7 @@ FIELDS: Mapping[str, str] = {
     "quorum": "how few updates still make the round",
     "reason": "one line for people",
     "receipt_digest": "SHA-256 of the round's receipt",
-    "report": "what the training cost: device, precision, samples per second, peak memory, seconds, of cores, too, energy",
+    "report": "what the training cost: device, precision, samples a second, peak memory, time, CPU time, energy",
     "round": "number of the round, from 1; 0 for the initial model",
     "rounds": "how many rounds are wanted",
     "run": "name of the run",
