@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fl.config import unknown
-from fl.errors import BusyError, ConfigError, FLError, JournalError, RunError, UnreachableError
+from fl.errors import BusyError, ConfigError, FLError, JournalError, RunError, StorageError, UnreachableError
 from fl.files import Lock, dated
 from fl.rounds import events
 from fl.rounds.config import RunConfig, options
@@ -118,10 +119,14 @@ def create(runs: Path, config: RunConfig) -> Path:
     """Make the journal of a new run and return its directory.
 
     Raises:
-        StorageError: If it cannot be written.
+        StorageError: If it cannot be written; nothing is left of it then.
     """
     directory = dated(runs, config.run.name)
-    Journal.create(directory, config.to_dict()).close()
+    try:
+        Journal.create(directory, config.to_dict()).close()
+    except StorageError:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
     return directory
 
 

@@ -3,8 +3,6 @@
 import threading
 
 import pytest
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import select
 
 from fl.errors import ConfigError, StorageError
@@ -12,7 +10,7 @@ from server import audit
 from server.audit import Actor
 from server.controller.states import State
 from server.store import Store
-from server.store.database import MIGRATIONS, REVISION, compare
+from server.store.database import compare
 from server.store.models import Event, Site
 from server.store.places import Postgres, SqliteFile, from_url
 from server.store.rows import bump
@@ -73,26 +71,6 @@ def a_run(name="r", state: State = "queued", **more):
 
 def test_its_steps_make_the_tables_of_the_models(store):
     assert compare(store) == []
-
-
-@pytest.mark.parametrize("step", ["0001", "0002"])
-def test_a_store_of_every_earlier_step_is_brought_up_to_date_with_what_is_in_it(place, step):
-    engine, config = place.engine(), Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    with engine.execution_options(writes=True).begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, step)
-        connection.exec_driver_sql(
-            "INSERT INTO sites (id, state, reason, created_s, changed_s, report)"
-            " VALUES ('berlin', 'active', '', 1.5, 1.5, '')"
-        )
-    engine.dispose()
-    store = Store(place)
-    assert (store.revision(), compare(store)) == (REVISION, [])
-    with store.read() as session:
-        found = session.scalars(select(Site)).one()
-        assert (found.id, found.created_s, found.labels) == ("berlin", 1.5, "{}")
-    store.close()
 
 
 def test_a_newer_store_is_left_alone(place):
