@@ -10,9 +10,8 @@ import dataclasses
 import json
 import re
 import shutil
-import time
 import tomllib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,47 +20,24 @@ from sqlalchemy.orm import Session
 
 from fl.errors import ConfigError, InputError
 from fl.files import storage_error
-from fl.link.token import JoinToken
 from fl.rounds.config import RunConfig
 from fl.tasks import own
-from server import audit, enrolment, runs, tokens
+from server import audit, runs
 from server.audit import Actor
-from server.centre import Centre
 from server.controller.states import Happening, State, after
-from server.live import Live, Topic
-from server.people import People, check_project
+from server.people import check_project
+from server.site_actions import SiteActions
 from server.store.models import Site
-from server.store.rows import find
 from server.store.runs import Alias, Model, Run
 from server.views.models import model_before
 
 ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,62}")
-LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
 MODELS = "models"
 """Directory in the home with the files of models that have a name."""
 
 
-class Actions(People):
-    """Changes of runs, models, sites and people.
-
-    Args:
-        centre: The centre; its store is where everything is.
-        live: Who watches is told of each change.
-        poke: Called after a change of a run, so that the controller need not wait for its next look.
-        now: The clock, for tests.
-    """
-
-    def __init__(
-        self,
-        centre: Centre,
-        live: Live | None = None,
-        *,
-        poke: Callable[[], None] = lambda: None,
-        now: Callable[[], float] = time.time,
-    ) -> None:
-        super().__init__(centre.registry.store, now=now)
-        self.centre, self.home = centre, centre.home
-        self._live, self._poke = live or Live(), poke
+class Actions(SiteActions):
+    """Changes of runs, models, sites and people; made as ``SiteActions`` is."""
 
     # ---- runs ----
 
@@ -243,110 +219,6 @@ class Actions(People):
             raise storage_error(target, err) from err
         row.path = str(target)
 
-    # ---- sites ----
-
-    def add_site(self, actor: Actor, site: str, *, hours: float | None = None) -> JoinToken:
-        """Invite a site; the token is shown this once.
-
-        Raises:
-            ConfigError: If there is a site of that id, or it cannot be one.
-        """
-        rules = self.centre.enrolment
-        rules = rules if hours is None else dataclasses.replace(rules, token_hours=hours)
-        with self.store.write() as session:
-            token = tokens.invite(rules, site)
-            audit.append(session, actor, "site.add", site, after={"expires_s": token.expires_s})
-        self._tell("site", site)
-        return token
-
-    def approve(self, actor: Actor, site: str, fingerprint: str) -> None:
-        """Let a site in that waits.
-
-        Raises:
-            ConfigError: If it does not wait, or with other keys.
-        """
-        with self.store.write() as session:
-            enrolment.approve(self.centre.enrolment, site, fingerprint=fingerprint, by=actor.who)
-            audit.append(session, actor, "site.approve", site, after={"fingerprint": fingerprint})
-        self._apply(site)
-
-    def refuse(self, actor: Actor, site: str, reason: str = "") -> None:
-        """Say no to a site that waits.
-
-        Raises:
-            ConfigError: If it does not wait.
-        """
-        with self.store.write() as session:
-            enrolment.refuse(self.centre.enrolment, site, reason=reason, by=actor.who)
-            audit.append(session, actor, "site.refuse", site, after={"reason": reason})
-        self._tell("site", site)
-
-    def quarantine(self, actor: Actor, site: str, reason: str = "") -> None:
-        """Give a site no more work.
-
-        Raises:
-            ConfigError: If there is no such site, or it is not active.
-        """
-        self._change_site(actor, site, "quarantine", lambda: self.centre.registry.quarantine(site, reason))
-
-    def release(self, actor: Actor, site: str) -> None:
-        """End a quarantine.
-
-        Raises:
-            ConfigError: If there is none.
-        """
-        self._change_site(actor, site, "release", lambda: self.centre.registry.release(site))
-
-    def revoke(self, actor: Actor, site: str, reason: str = "") -> None:
-        """Let a site in no longer.
-
-        Raises:
-            ConfigError: If there is no such site, or it is revoked.
-        """
-        self._change_site(actor, site, "revoke", lambda: self.centre.registry.revoke(site, reason))
-
-    def label(self, actor: Actor, site: str, labels: Mapping[str, str | None]) -> None:
-        """Give a site labels, by which runs choose sites.
-
-        Args:
-            actor: Who.
-            site: Which.
-            labels: New values; ``None`` takes a label away. Others stay.
-
-        Raises:
-            ConfigError: If there is no such site, or a label cannot be one.
-        """
-        for key, value in labels.items():
-            if not LABEL.fullmatch(key) or (value is not None and not LABEL.fullmatch(value)):
-                raise ConfigError(f"{key[:64]}={(value or '')[:64]} cannot be a label", hint="letters, digits, . _ / -")
-        with self.store.write() as session:
-            row = find(session, site)
-            before = json.loads(row.labels)
-            now = {key: value for key, value in {**before, **labels}.items() if value is not None}
-            row.labels = json.dumps(now, sort_keys=True)
-            audit.append(session, actor, "site.label", site, before={"labels": before}, after={"labels": now})
-        self._tell("site", site)
-
-    def _change_site(self, actor: Actor, site: str, action: str, change: Callable[[], None]) -> None:
-        with self.store.write() as session:
-            before = _state(find(session, site))
-            change()
-            after_ = _state(find(session, site))
-            audit.append(session, actor, f"site.{action}", site, before=before, after=after_)
-        self._apply(site)
-
-    def _apply(self, site: str) -> None:
-        """Bring roster and nodes in line, as far as they can be reached, and tell the gateway."""
-        self.centre.registry.changed()
-        self.centre.apply()
-        self._tell("site", site)
-
-    def _tell(self, topic: Topic, name: str, project: str = "", **facts: Any) -> None:
-        self._live.publish(topic, name, project=project, **facts)
-        self._live.publish("audit", name)
-        if topic == "run":
-            self._poke()
-
 
 def _tables(wanted: str | Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(wanted, str):
@@ -366,7 +238,3 @@ def _run(session: Session, name: str) -> Run:
 
 def _points_at(session: Session, name: str) -> int | None:
     return session.scalar(select(Alias.model).where(Alias.name == name).order_by(Alias.number.desc()).limit(1))
-
-
-def _state(site: Site) -> dict[str, str]:
-    return {"state": site.state, "reason": site.reason}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import getpass
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,11 +20,15 @@ from fl.files import write_atomic
 from fl.link.token import JoinToken
 from fl.secagg.identity import fingerprint
 from fl.secagg.roster import iso
-from server import enrolment, tokens
+from server import enrolment
 from server.centre import Centre
 from server.commands.server import AsJson, HomeOption, age
 from server.home import choose
 from server.sites import SiteRecord
+
+if TYPE_CHECKING:
+    from server.audit import Actor
+    from server.site_actions import SiteActions
 
 app = typer.Typer(help="Run a site, or keep the list of sites.", no_args_is_help=True)
 
@@ -42,15 +48,15 @@ def site() -> None:
 @app.command()
 def add(site: Site, hours: Hours = None, out: Out = None, home: HomeOption = None, as_json: AsJson = False) -> None:
     """Invite a new site: print a join token, which works once and until it expires."""
-    centre = Centre(choose(home))
-    _hand_over(tokens.invite(_rules(centre, hours), site), out, as_json)
+    with _actions(home) as (actions, me):
+        _hand_over(actions.add_site(me, site, hours=hours), out, as_json)
 
 
 @app.command()
 def rejoin(site: Site, hours: Hours = None, out: Out = None, home: HomeOption = None, as_json: AsJson = False) -> None:
     """Print another token for a site that lost its keys, slept past its certificate's end, or was revoked."""
-    centre = Centre(choose(home))
-    _hand_over(tokens.reinvite(_rules(centre, hours), site), out, as_json)
+    with _actions(home) as (actions, me):
+        _hand_over(actions.rejoin_site(me, site, hours=hours), out, as_json)
 
 
 @app.command()
@@ -64,32 +70,35 @@ def approve(
     as_json: AsJson = False,
 ) -> None:
     """Let a site in that waits, once its fingerprint is the one that its owner sees; or list those that wait."""
-    centre = Centre(choose(home))
-    known = enrolment.waiting(centre.enrolment)
-    if site is None:
-        if as_json:
-            console.print_json([dataclasses.asdict(one) for one in known])
+    with _actions(home) as (actions, me):
+        known = enrolment.waiting(actions.centre.enrolment)
+        if site is None:
+            _list_waiting(known, as_json)
+        elif refuse is not None:
+            actions.refuse(me, site, refuse)
+            console.say(f"{site} is refused; its token is used up")
         else:
-            rows = [(one.site, one.fingerprint, age(one.asked_s), one.version) for one in known]
-            console.print_table(["site", "fingerprint", "asked", "version"], rows)
+            lines = actions.approve(me, site, fingerprint or _compared(site, known))
+            _say(f"{site} is let in", lines)
+
+
+def _list_waiting(known: list[enrolment.Waiting], as_json: bool) -> None:
+    if as_json:
+        console.print_json([dataclasses.asdict(one) for one in known])
         return
-    if refuse is not None:
-        enrolment.refuse(centre.enrolment, site, reason=refuse, by=_operator())
-        console.say(f"{site} is refused; its token is used up")
-        return
-    if fingerprint is None:
-        shown = next((one.fingerprint for one in known if one.site == site), "")
-        if shown and not sys.stdin.isatty():
-            raise ConfigError(
-                f"{site} asks with the keys {shown}", hint=f"fl site approve {site} --fingerprint {shown}"
-            )
-        if shown:
-            console.say(f"{site} asks with the keys {shown}")
-            typer.confirm("Does the site's owner see the same?", abort=True, err=True)
-        fingerprint = shown
-    enrolment.approve(centre.enrolment, site, fingerprint=fingerprint, by=_operator())
-    console.say(f"{site} is let in")
-    _apply(centre)
+    rows = [(one.site, one.fingerprint, age(one.asked_s), one.version) for one in known]
+    console.print_table(["site", "fingerprint", "asked", "version"], rows)
+
+
+def _compared(site: str, known: list[enrolment.Waiting]) -> str:
+    """The fingerprint that a site asks with, once the operator says that its owner sees the same."""
+    shown = next((one.fingerprint for one in known if one.site == site), "")
+    if shown and not sys.stdin.isatty():
+        raise ConfigError(f"{site} asks with the keys {shown}", hint=f"fl site approve {site} --fingerprint {shown}")
+    if shown:
+        console.say(f"{site} asks with the keys {shown}")
+        typer.confirm("Does the site's owner see the same?", abort=True, err=True)
+    return shown
 
 
 @app.command("list")
@@ -150,22 +159,18 @@ def quarantine(
     home: HomeOption = None,
 ) -> None:
     """Give a site no more work, from its next message on; it stays connected and can be released."""
-    centre = Centre(choose(home))
-    if release:
-        centre.registry.release(site)
-    else:
-        centre.registry.quarantine(site, reason)
-    console.say(f"{site} is {'active again' if release else 'in quarantine'}")
-    _apply(centre)
+    with _actions(home) as (actions, me):
+        if release:
+            _say(f"{site} is active again", actions.release(me, site))
+        else:
+            _say(f"{site} is in quarantine", actions.quarantine(me, site, reason))
 
 
 @app.command()
 def revoke(site: Site, reason: Reason = "", home: HomeOption = None) -> None:
     """Let a site in no longer, from its next message on, also in the middle of a run. Its keys never come back."""
-    centre = Centre(choose(home))
-    centre.registry.revoke(site, reason)
-    console.say(f"{site} is revoked")
-    _apply(centre)
+    with _actions(home) as (actions, me):
+        _say(f"{site} is revoked", actions.revoke(me, site, reason))
 
 
 @app.command()
@@ -177,19 +182,15 @@ def label(
     home: HomeOption = None,
 ) -> None:
     """Give a site labels; fl run start --sites KEY=VALUE chooses sites by them."""
-    from server.actions import Actions
-    from server.audit import Actor
-
     given: dict[str, str | None] = {}
     for text in labels:
         key, equals, value = text.partition("=")
         if not key or not equals:
             raise ConfigError(f"{text[:80]} is no label", hint=f"fl site label {site} region=north")
         given[key] = value or None
-    centre = Centre(choose(home))
-    Actions(centre).label(Actor(who=_operator(), via="cli"), site, given)
+    with _actions(home) as (actions, me):
+        actions.label(me, site, given)
     console.say(f"{site} is labelled {', '.join(labels)}")
-    centre.close()
 
 
 @app.command()
@@ -201,15 +202,23 @@ def rename(
     as_json: AsJson = False,
 ) -> None:
     """Give a site another id. Its history stays; it has to join again, with the token that this prints."""
+    with _actions(home) as (actions, me):
+        token, lines = actions.rename_site(me, site, new)
+        _say(f"{site} is now {new}, and out until it joins again", lines)
+        _hand_over(token, out, as_json)
+
+
+@contextlib.contextmanager
+def _actions(home: Path | None) -> Iterator[tuple[SiteActions, Actor]]:
+    """What the API and the dashboard use too, on this home's store, and who sits here: each change is in the audit."""
+    from server.audit import Actor
+    from server.site_actions import SiteActions
+
     centre = Centre(choose(home))
-    centre.registry.rename(site, new)
-    console.say(f"{site} is now {new}, and out until it joins again")
-    _apply(centre)
-    _hand_over(tokens.reinvite(centre.enrolment, new), out, as_json)
-
-
-def _rules(centre: Centre, hours: float | None) -> enrolment.Enrolment:
-    return centre.enrolment if hours is None else dataclasses.replace(centre.enrolment, token_hours=hours)
+    try:
+        yield SiteActions(centre), Actor(who=_operator(), via="cli")
+    finally:
+        centre.close()
 
 
 def _hand_over(token: JoinToken, out: Path | None, as_json: bool) -> None:
@@ -241,8 +250,8 @@ def _hand_over(token: JoinToken, out: Path | None, as_json: bool) -> None:
         console.say(f"wrote {out}; send it as you would a password; at the site: fl site join @{out.name}")
 
 
-def _apply(centre: Centre) -> None:
-    for line in centre.apply():
+def _say(what: str, lines: list[str]) -> None:
+    for line in (what, *lines):
         console.say(line)
 
 

@@ -27,6 +27,7 @@ from fl.rounds.journal import Journal
 from server import runs
 from server.control import Control
 from server.controller import held, models, queue
+from server.controller.elsewhere import Elsewhere
 from server.controller.ingest import Ingest
 from server.controller.moves import Moves
 from server.controller.states import ACTIVE
@@ -93,6 +94,7 @@ class Controller:
     ) -> None:
         self.store, self.home, self.live, self.now = store, home, live, now
         self.moves = Moves(store, live, now=now)
+        self._elsewhere = Elsewhere(store, live)
         self._runs_at_once, self._weights = runs_at_once, weights or {}
         self._connect = connect or home.connect
         self._control: Control | None = None
@@ -127,6 +129,7 @@ class Controller:
             UnreachableError: If SuperLink does not answer; journals were read all the same.
             StorageError: If the store cannot be written.
         """
+        self._elsewhere.look()
         with self.store.read() as session:
             active = session.scalars(select(Run).where(Run.state.in_(ACTIVE)).order_by(Run.number)).all()
         for number in self._watched.keys() - {run.number for run in active}:

@@ -8,13 +8,18 @@ import threading
 import pytest
 from sqlalchemy import func, select
 
-from fl.errors import ConfigError, StorageError
+from fl.errors import ConfigError, FLError, StorageError
 from fl.rounds.journal import Journal
-from server import backup, tokens
+from server import audit, backup, tokens
+from server.actions import Actions
+from server.audit import Actor
 from server.home import Home
+from server.store.database import compare
 from server.store.models import Event, Site
+from server.store.places import VARIABLE
 from server.store.rows import note
 from tests.server import kit
+from tests.server.postgres import PostgresServer, programs
 
 
 @pytest.fixture
@@ -71,6 +76,56 @@ def test_a_backup_while_others_write_is_one_state_of_the_store(centre, tmp_path)
             ]
         assert counts[0] == counts[1]
         assert sqlite3.connect(restored.store).execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+@pytest.fixture
+def postgres():
+    if programs() is None:
+        pytest.skip("no PostgreSQL is installed")
+    server = PostgresServer()
+    yield server
+    server.end()
+
+
+@pytest.mark.slow
+def test_a_centre_with_postgresql_is_restored_into_an_empty_database_only(postgres, tmp_path, monkeypatch):
+    urls = postgres.database(), postgres.database()
+    monkeypatch.setenv(VARIABLE, urls[0])
+    centre, file = kit.make_centre(tmp_path / "home"), tmp_path / "centre.backup"
+    actions = Actions(centre)
+    actions.add_site(Actor(who="ada", via="cli"), "north")
+    actions.label(Actor(who="ada", via="cli"), "north", {"region": "north"})
+    backup.write(centre.home, file)
+    actions.add_site(Actor(who="ada", via="cli"), "south")  # later than the backup
+    with pytest.raises(FLError, match=r"^pg_restore failed: .*already exists"):
+        backup.restore(file, Home(tmp_path / "other"))
+    assert not (tmp_path / "other").exists()
+    with centre.registry.store.read() as session:
+        assert sorted(session.scalars(select(Site.id))) == ["north", "south"]
+    monkeypatch.setenv(VARIABLE, urls[1])
+    restored = Home(tmp_path / "other")
+    backup.restore(file, restored)
+    store = restored.open_store()
+    assert compare(store) == []
+    with store.read() as session:
+        site = session.scalars(select(Site)).one()
+        assert (site.id, site.labels) == ("north", '{"region": "north"}')
+        assert audit.verify(audit.rows(session))[0] == 2
+    with store.write() as session:  # numbers go on behind those that were restored
+        session.add(Site(id="east", state="invited", created_s=1.0, changed_s=1.0))
+    assert not list(restored.path.glob("store.*"))
+    store.close()
+    centre.close()
+
+
+@pytest.mark.slow
+def test_a_backup_of_postgresql_needs_it_to_answer(postgres, tmp_path, monkeypatch):
+    monkeypatch.setenv(VARIABLE, postgres.database())
+    centre = kit.make_centre(tmp_path / "home")
+    postgres.stop()
+    with pytest.raises(FLError, match=r"^pg_dump failed: .*refused"):
+        backup.write(centre.home, tmp_path / "b")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home"]
 
 
 def test_a_home_that_is_not_empty_is_left_alone(centre, tmp_path):

@@ -111,6 +111,43 @@ def test_the_life_of_a_site_in_commands(fl, path):
     assert "berlin" in fl("site", "show", "berlin", status=2).err
 
 
+def test_each_change_leaves_a_row_with_who_made_it_and_what_was_there_before_and_after(fl, path, monkeypatch):
+    monkeypatch.setenv("LOGNAME", "ada")
+    keys, _ = asks(path, add(fl))
+    fl("site", "approve", "berlin", "--fingerprint", keys.public.fingerprint)
+    fl("site", "quarantine", "berlin", "--reason", "odd updates")
+    fl("site", "quarantine", "berlin", "--release")
+    fl("site", "label", "berlin", "region=north")
+    fl("site", "rename", "berlin", "potsdam")
+    fl("site", "revoke", "potsdam", "--reason", "sold")
+    token = decode(fl("site", "rejoin", "potsdam").out)
+    _, _ = asks(path, token)
+    fl("site", "approve", "potsdam", "--refuse", "who is this?")
+    fl("site", "revoke", "potsdam", status=2)  # it is already: no row
+    fl("site", "rename", "potsdam", "no id!", status=2)
+    assert "9 rows hold" in fl("audit", "verify").err
+    rows = [json.loads(line) for line in fl("audit", "export").out.splitlines()]
+    assert {(row["who"], row["via"]) for row in rows} == {("ada", "cli")}
+    active, held = {"state": "active", "reason": ""}, {"state": "quarantined", "reason": "odd updates"}
+    out = {"state": "invited", "reason": ""}
+    told = [
+        (row["action"], row["subject"], *(json.loads(row[key] or "{}") for key in ("before", "after"))) for row in rows
+    ]
+    for _, _, _, after in told:
+        after.pop("expires_s", None)
+    assert told == [
+        ("site.add", "berlin", {}, {}),
+        ("site.approve", "berlin", out, {**active, "fingerprint": keys.public.fingerprint}),
+        ("site.quarantine", "berlin", active, held),
+        ("site.release", "berlin", held, active),
+        ("site.label", "berlin", {"labels": {}}, {"labels": {"region": "north"}}),
+        ("site.rename", "berlin", {"id": "berlin", **active}, {"id": "potsdam", **out}),
+        ("site.revoke", "potsdam", out, {"state": "revoked", "reason": "sold"}),
+        ("site.rejoin", "potsdam", {"state": "revoked", "reason": "sold"}, {"new_keys": True}),
+        ("site.refuse", "potsdam", {}, {"reason": "who is this?"}),
+    ]
+
+
 def test_the_centre_is_shown(fl, path):
     add(fl)
     facts = json.loads(fl("server", "show", "--json").out)

@@ -16,10 +16,12 @@ from fl.rounds.journal import Journal, load_state
 from server import audit
 from server.actions import Actions
 from server.audit import Actor
+from server.centre import Centre
 from server.control import FlowerRun
 from server.controller.controller import MOST_DEATHS, Controller
 from server.controller.traces import Traces
 from server.live import Live
+from server.site_actions import SiteActions
 from server.store.runs import Model, Run, Use
 from tests.server import kit
 
@@ -360,3 +362,13 @@ def test_a_holder_that_does_not_let_go_is_not_killed_if_it_is_not_what_it_says(p
         assert not held.kill_holder(tmp_path)  # it is we
     (tmp_path / "lock").write_text("1")
     assert not held.kill_holder(tmp_path)
+
+
+def test_what_the_command_line_changes_in_the_store_is_told_once_to_those_who_watch(play, monkeypatch):
+    told = []
+    monkeypatch.setattr(play.live, "publish", lambda topic, name, **_: told.append((topic, name)))
+    other = Centre(play.centre.home)  # as fl site does, in a process of its own
+    SiteActions(other).add_site(Actor(who="ada", via="cli"), "north")
+    other.close()
+    play.tick(2)
+    assert told == [("site", "north"), ("audit", "north")]
