@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from server import audit
 from server.audit import Actor
+from server.controller import holding
 from server.controller.states import ACTIVE, FINISHED, MOVES, Happening, State
 from server.live import Live
 from server.store import Store
@@ -77,14 +78,21 @@ class Moves:
         return True
 
     def tidy_uses(self) -> None:
-        """Begin a stretch of use for each run that has a place, and end those of runs that have none any more."""
+        """Begin a stretch of use for each run that has a place, and end those of runs that have none any more.
+
+        A stretch has a number of sites: a run that asks more or fewer of them begins another one.
+        """
         with self.store.read() as session:
             has_place = set(session.scalars(select(Run.number).where(Run.state.in_(ACTIVE))))
-            is_open = set(session.scalars(select(Use.run).where(Use.to_s.is_(None))))
-        if has_place == is_open:
+            is_open = dict(session.execute(select(Use.run, Use.sites).where(Use.to_s.is_(None))).all())
+            asked = holding.asked(session, has_place) if has_place else {}
+        over = {run for run, sites in is_open.items() if run not in has_place or asked.get(run, sites) != sites}
+        begun = {run for run in has_place if run not in is_open or run in over}
+        if not over and not begun:
             return
+        now_s = self.now()
         with self.store.write() as session:
-            for number in has_place - is_open:
-                session.add(Use(run=number, from_s=self.now(), to_s=None, sites=1))
-            over = update(Use).where(Use.run.in_(is_open - has_place), Use.to_s.is_(None))
-            session.execute(over.values(to_s=self.now()))
+            session.execute(update(Use).where(Use.run.in_(over), Use.to_s.is_(None)).values(to_s=now_s))
+            for number in sorted(begun):
+                sites = asked.get(number) or holding.expected(session, session.get_one(Run, number))
+                session.add(Use(run=number, from_s=now_s, to_s=None, sites=sites))
