@@ -23,6 +23,17 @@ def query(message: Message, context: Context) -> Message:
 server = ServerApp()
 
 
+def push(grid: Grid, nodes: list[int], content: dict[str, ConfigRecord | ArrayRecord]) -> set[str]:
+    """Send a message to each node; once more if SuperLink died while it took them, which Flower tells by an error."""
+    while True:
+        try:
+            messages = [Message(RecordDict(content), node, "query") for node in nodes]
+            return {message_id for message_id in grid.push_messages(messages) if message_id}
+        except Exception as err:  # its class is private
+            print(f"sending again: {err}")
+            time.sleep(0.5)
+
+
 @server.main()
 def main(grid: Grid, context: Context) -> None:
     """One message a node and round; a round begins once enough nodes are online."""
@@ -34,8 +45,7 @@ def main(grid: Grid, context: Context) -> None:
             time.sleep(0.1)
         began = time.monotonic()
         content = {"config": ConfigRecord({"round": number}), "arrays": ArrayRecord([values])}
-        messages = [Message(RecordDict(content), node, "query") for node in nodes]
-        waiting = {message_id for message_id in grid.push_messages(messages) if message_id}
+        waiting = push(grid, nodes, content)
         if line:
             line.mail(nodes)
         told, answered, failed = 0, [], {}
