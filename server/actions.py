@@ -7,6 +7,7 @@ Each writes who did it into the audit, in the transaction that makes the change.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import re
 import shutil
@@ -18,12 +19,13 @@ from typing import Any, cast
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from fl.errors import ConfigError, InputError
-from fl.files import storage_error
+from fl.errors import BusyError, ConfigError, InputError
+from fl.files import dated, storage_error, write_atomic
 from fl.rounds.config import RunConfig
 from fl.tasks import own
-from server import audit, runs
+from server import audit, bundle, runs
 from server.audit import Actor
+from server.controller.apps import BUNDLE
 from server.controller.states import Happening, State, after
 from server.people import check_project
 from server.site_actions import SiteActions
@@ -113,12 +115,76 @@ class Actions(SiteActions):
         self._tell("run", journal.name, project, state="queued")
         return journal.name
 
+    def submit_app(
+        self,
+        actor: Actor,
+        directory: Path,
+        changes: Mapping[str, bool | int | float | str],
+        *,
+        project: str = "default",
+        priority: int = 0,
+        start_s: float = 0.0,
+    ) -> str:
+        """Put any Flower app into the queue, as it is; it has no journal, and decides itself which sites it asks.
+
+        Args:
+            actor: Who.
+            directory: The app, with its ``pyproject.toml``.
+            changes: To its run config.
+            project: As for ``submit_run``; the rest too.
+            priority: Likewise.
+            start_s: Likewise.
+
+        Returns:
+            The run's name.
+
+        Raises:
+            ConfigError: If it is no Flower app, or a change is of a key that it does not have.
+            StorageError: If it cannot be written.
+        """
+        check_project(project)
+        app, title, config = bundle.prepared(directory, changes, secagg=self.home.secagg)
+        folder = dated(self.home.path.resolve() / "runs", title.rpartition("/")[2][:64])
+        try:
+            folder.mkdir(parents=True)
+            write_atomic(folder / BUNDLE, app)
+            with self.store.write() as session:
+                session.add(
+                    Run(
+                        name=folder.name,
+                        title=title[:128],
+                        project=project,
+                        priority=priority,
+                        kind="app",
+                        state="queued",
+                        config=json.dumps(config, sort_keys=True),
+                        app_digest=hashlib.sha256(app).hexdigest(),
+                        submitted_by=actor.who,
+                        submitted_s=self.now(),
+                        start_s=start_s,
+                        changed_s=self.now(),
+                    )
+                )
+                facts = {"project": project, "priority": priority, "start_s": start_s, "app": title}
+                audit.append(session, actor, "run.start", folder.name, after=facts)
+        except OSError as err:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise storage_error(folder, err) from err
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        self._tell("run", folder.name, project, state="queued")
+        return folder.name
+
     def pause_run(self, actor: Actor, name: str) -> None:
         """End a run for now.
 
         Raises:
-            BusyError: If it is in a state that has no such move.
+            BusyError: If it is in a state that has no such move, or a Flower app, which would begin anew.
         """
+        with self.store.read() as session:
+            if _run(session, name).kind == "app":
+                raise BusyError(f"{name} is a Flower app, and cannot be paused", hint=f"fl run stop {name}")
         self._move(actor, name, "pause")
 
     def stop_run(self, actor: Actor, name: str) -> None:

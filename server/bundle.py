@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from fl.config import unknown
 from fl.errors import ConfigError
 
 PRIVATE: Mapping[str, str] = {
@@ -16,6 +17,9 @@ PRIVATE: Mapping[str, str] = {
     "flwr.cli.utils:collect_files": "(root)",
 }
 """Private names of Flower that this module uses, with their parameters."""
+
+SECAGG_KEY = "secagg"
+"""Key of a run config that says where the server's part in secure aggregation is."""
 
 KEY = re.compile(r"[A-Za-z0-9_.-]+=.")
 EXAMPLE = "an app has a pyproject.toml with [tool.flwr.app] and its components, as flwr new writes it"
@@ -49,6 +53,46 @@ def run_config(directory: Path) -> Mapping[str, object]:
     project = tomllib.loads((directory / "pyproject.toml").read_text(encoding="utf-8"))
     declared: Mapping[str, object] = project["tool"]["flwr"]["app"].get("config", {})
     return declared
+
+
+def prepared(
+    directory: Path, changes: Mapping[str, bool | int | float | str], *, secagg: Path | None = None
+) -> tuple[bytes, str, dict[str, bool | int | float | str]]:
+    """All that SuperLink needs to run a Flower app.
+
+    Args:
+        directory: The app, with its ``pyproject.toml``.
+        changes: To its run config.
+        secagg: Directory of the server's part in secure aggregation; an app whose run config has an empty ``secagg``
+            is told of it.
+
+    Returns:
+        Its bundle, ``publisher/name`` as Flower has it, and the changes.
+
+    Raises:
+        ConfigError: If it is no Flower app, or has no key of that name.
+    """
+    content, declared = from_directory(directory), flattened(run_config(directory))
+    for key in changes:
+        if key not in declared:
+            raise unknown("run config key", key, list(declared))
+    told = {SECAGG_KEY: str(secagg.resolve())} if secagg and declared.get(SECAGG_KEY) == "" else {}
+    project = tomllib.loads((directory / "pyproject.toml").read_text(encoding="utf-8"))
+    title = f"{project['tool']['flwr']['app']['publisher']}/{project['project']['name']}"
+    return content, title, {**told, **changes}
+
+
+def flattened(table: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """A run config with its tables as dotted keys, as Flower has it.
+
+    Example:
+        >>> flattened({"rounds": 3, "optimizer": {"rate": 0.1}})
+        {'rounds': 3, 'optimizer.rate': 0.1}
+    """
+    flat: dict[str, object] = {}
+    for key, value in table.items():
+        flat |= flattened(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
 
 
 def from_files(files: Mapping[str, bytes]) -> bytes:

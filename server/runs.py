@@ -59,7 +59,6 @@ journal = ""
 secagg = ""
 """
 JOURNAL_KEY = "journal"
-SECAGG_KEY = "secagg"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -106,13 +105,10 @@ def submit_app(control: Control, directory: Path, options: list[str], *, secagg:
         Flower's number of the run.
 
     Raises:
-        ConfigError: If it is no Flower app, or an option cannot be read.
-        InputError: If the SuperLink refuses it, for example because of a key that the app does not have.
+        ConfigError: If it is no Flower app, or an option cannot be read or has a key that the app does not have.
     """
-    content, overrides = bundle.from_directory(directory), bundle.parse_overrides(options)
-    if secagg and bundle.run_config(directory).get(SECAGG_KEY) == "":
-        overrides.setdefault(SECAGG_KEY, str(secagg.resolve()))
-    return control.start_run(content, overrides)
+    content, _, config = bundle.prepared(directory, bundle.parse_overrides(options), secagg=secagg)
+    return control.start_run(content, config)
 
 
 def create(runs: Path, config: RunConfig) -> Path:
@@ -198,7 +194,7 @@ def app_of(journal: Path, beside: Path | None = None) -> bytes:
 
 def hand_over(control: Control, journal: Path, app: bytes, *, secagg: Path | None = None) -> int:
     """Have SuperLink run a journal's app. Returns Flower's number of this life."""
-    places = {JOURNAL_KEY: str(journal.resolve()), SECAGG_KEY: str(secagg.resolve()) if secagg else ""}
+    places = {JOURNAL_KEY: str(journal.resolve()), bundle.SECAGG_KEY: str(secagg.resolve()) if secagg else ""}
     return control.start_run(app, places)
 
 

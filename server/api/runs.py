@@ -46,6 +46,13 @@ class RunRequest(BaseModel):
         str | None,
         Field(max_length=4096, description="Directory with a task of one's own; from the server's machine only."),
     ] = None
+    app: Annotated[
+        str | None,
+        Field(max_length=4096, description="Directory of a Flower app, instead; from the server's machine only."),
+    ] = None
+    app_config: Annotated[
+        dict[str, bool | int | float | str], Field(max_length=200, description="Changes to the app's run config.")
+    ] = {}
 
 
 class RunName(BaseModel):
@@ -92,14 +99,27 @@ def start_run(request: Request, current: Operator, wanted: RunRequest) -> RunNam
     """Start a run: it waits in the queue for its place and time."""
     check_project(wanted.project)
     current.check_project(wanted.project)
-    if bool(wanted.file) == (wanted.config is not None):
-        raise InputError("a run needs file or config, and not both", hint="file is the text of a run file")
-    if wanted.beside is not None and current.name != LOCAL:
+    if (bool(wanted.file), wanted.config is not None, wanted.app is not None).count(True) != 1:
+        raise InputError("a run needs one of file, config and app", hint="file is the text of a run file")
+    if (wanted.beside is not None or wanted.app is not None) and current.name != LOCAL:
         raise ForbiddenError(
             "a directory of the server can be named from the server's machine only",
             hint="fl run start there, or install the task at the server and the sites",
         )
-    name = context_of(request).actions.submit_run(
+    actions = context_of(request).actions
+    if wanted.app is not None:
+        if wanted.sites:
+            raise InputError("a Flower app decides itself which sites it asks", hint="leave sites out")
+        name = actions.submit_app(
+            current.actor,
+            Path(wanted.app),
+            wanted.app_config,
+            project=wanted.project,
+            priority=wanted.priority,
+            start_s=wanted.start_s,
+        )
+        return RunName(name=name)
+    name = actions.submit_run(
         current.actor,
         wanted.file or wanted.config or {},
         beside=Path(wanted.beside) if wanted.beside else None,

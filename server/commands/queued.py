@@ -45,6 +45,23 @@ def start(room: Client, file: Path, *, project: str | None, priority: int, sites
     return name
 
 
+def start_app(
+    room: Client, directory: Path, options: list[str], *, project: str | None, priority: int, at: str | None
+) -> str:
+    """Put a Flower app into the queue of a control room on this machine. Returns the run's name."""
+    from server import bundle
+
+    name = room.start_run(
+        app=str(directory.resolve()),
+        app_config=bundle.parse_overrides(options),
+        project=project or "default",
+        priority=priority,
+        start_s=_seconds(at) if at else 0.0,
+    )
+    console.say(f"run {name} is in the queue")
+    return name
+
+
 def follow(room: Client, name: str, *, follow: bool, as_json: bool) -> None:
     """Show a run's rounds as they happen, until it ends.
 

@@ -49,20 +49,24 @@ def start(
         raise ConfigError("a run file or --app is needed, and not both", hint="fl run start run.toml")
     if file is not None and options:
         raise ConfigError("-c changes the run config of a Flower app", hint=f"change {file} instead")
+    if app_directory is not None and sites:
+        raise ConfigError("a Flower app decides itself which sites it asks", hint="leave --sites out")
     where = choose_home(home)
-    if app_directory is not None:
-        _only_bare(project, priority, sites, at, why="for run files; an app starts at once")
-        bare.start_app(where, app_directory, options or [], follow=follow, as_json=as_json)
-        return
-    assert file is not None
     with maybe(where, server, token_file, ca) as room:
         if room is None:
             _only_bare(project, priority, sites, at, why="for a control room; fl server up runs one")
-            bare.start(where, file, follow=follow, as_json=as_json)
+            if app_directory is not None:
+                bare.start_app(where, app_directory, options or [], follow=follow, as_json=as_json)
+            elif file is not None:
+                bare.start(where, file, follow=follow, as_json=as_json)
             return
         from server.commands import queued
 
-        name = queued.start(room, file, project=project, priority=priority, sites=sites or [], at=at)
+        if app_directory is not None:
+            name = queued.start_app(room, app_directory, options or [], project=project, priority=priority, at=at)
+        else:
+            assert file is not None
+            name = queued.start(room, file, project=project, priority=priority, sites=sites or [], at=at)
         queued.follow(room, name, follow=follow, as_json=as_json)
 
 

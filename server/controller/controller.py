@@ -27,6 +27,7 @@ from fl.rounds.journal import Journal
 from server import runs
 from server.control import Control
 from server.controller import held, models, queue
+from server.controller.apps import Apps
 from server.controller.elsewhere import Elsewhere
 from server.controller.ingest import Ingest
 from server.controller.moves import Moves
@@ -95,6 +96,7 @@ class Controller:
         self.store, self.home, self.live, self.now = store, home, live, now
         self.moves = Moves(store, live, now=now)
         self._elsewhere = Elsewhere(store, live)
+        self._apps = Apps(self.moves, home.path.resolve() / "runs", self._superlink, now=lambda: self.now())
         self._runs_at_once, self._weights = runs_at_once, weights or {}
         self._connect = connect or home.connect
         self._control: Control | None = None
@@ -151,6 +153,9 @@ class Controller:
     # ---- one run ----
 
     def _step(self, run: Run) -> None:
+        if run.kind == "app":
+            self._apps.step(run)
+            return
         watched = self._watch(run)
         self._ingest(run, watched)
         seen = watched.ingest.seen
@@ -264,6 +269,9 @@ class Controller:
         wanted = [run for run in active if run.state == "interrupted"]
         wanted += [waiting[entry.run] for entry in ordered[:free]]
         for run in wanted:
+            if run.kind == "app":
+                self._apps.start(run)
+                continue
             watched = self._watch(run)
             if now_s >= watched.again_s:
                 try:

@@ -90,9 +90,14 @@ def after(state: State, happening: Happening, *, run: str) -> State:
     return to
 
 
-def can_be(state: State) -> list[str]:
-    """What an operator can ask of a run in this state: some of ``pause``, ``stop``, ``resume``."""
-    return [happening for happening in ASKED if happening in MOVES[state]]
+def can_be(state: State, *, kind: str = "run") -> list[str]:
+    """What an operator can ask of a run in this state: some of ``pause``, ``stop``, ``resume``.
+
+    Args:
+        state: Now.
+        kind: ``run``, or ``app``, which cannot be paused: without a journal it would begin anew.
+    """
+    return [happening for happening in ASKED if happening in MOVES[state] and (kind, happening) != ("app", "pause")]
 
 
 def _hint(state: State, run: str) -> str:

@@ -317,7 +317,7 @@ def run_row(run: Run, now_s: float) -> RunRow:
         level=LEVELS.get(run.state, "warn"),
         words=words,
         advice=advice,
-        can=tuple(can_be(cast(State, run.state))),
+        can=tuple(can_be(cast(State, run.state), kind=run.kind)),
         rounds_done=run.rounds_done,
         rounds_wanted=run.rounds_wanted,
         submitted_by=run.submitted_by,

@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import select
 
 from fl.arrays import ArrayFile
+from fl.rounds import events
 from fl.rounds.checkpoint import model_path
 from fl.rounds.config import RunConfig
 from fl.rounds.journal import load_state, read
@@ -29,6 +30,14 @@ RUN = {
     "evaluation": {"sites_every": 2},
 }
 
+SECURE = {
+    "run": {"name": "hidden", "rounds": 3, "seed": 11},
+    "task": {"name": "digits", "network": "mlp"},
+    "round": {"min_online": 4, "quorum": 1.0, "deadline_s": 60.0},
+    "evaluation": {"sites_every": 0},
+    "secagg": {"weight_cap": 500},
+}
+
 
 def model_of(directory: Path, rounds: int) -> bytes:
     with ArrayFile(model_path(directory, rounds)) as file:
@@ -39,9 +48,10 @@ def undisturbed(room: Room, config: dict, folder: Path) -> bytes:
     """The model of the same run, simulated on the sites' data with nothing killed."""
     data = folder / "data"
     data.mkdir()
-    for name in ("site-1", "site-2"):
+    names = sorted(path.parent.name for path in room.folder.glob("site-*/data"))
+    for name in names:
         (data / name).symlink_to(room.folder / name / "data")
-    simulate(RunConfig.from_dict(config), folder / "undisturbed", sites=2, data=data)
+    simulate(RunConfig.from_dict(config), folder / "undisturbed", sites=len(names), data=data)
     return model_of(folder / "undisturbed", config["run"]["rounds"])
 
 
@@ -104,6 +114,33 @@ def test_every_part_is_killed_in_turn_and_the_run_ends_as_if_nothing_had_been(tm
             assert client.verify_audit().holds
         check_tables(room, name)
         assert model_of(room.home.runs / name, 6) == undisturbed(room, config, tmp_path)
+    finally:
+        room.end()
+
+
+def test_a_serverapp_killed_while_sites_hold_masks_goes_on_by_itself_to_the_same_sum(tmp_path):
+    room = Room(tmp_path, sites=SECURE["round"]["min_online"])
+    try:
+        with room.client() as client:
+            name = client.start_run(config=SECURE)
+            number = client.run(name).row.number
+        journal = room.home.runs / name
+
+        def sites_train():
+            closed = [line.event for line in read(journal) if isinstance(line.event, events.StageClosed)]
+            return any((event.round, event.stage) == (2, "share") for event in closed)
+
+        room.wait(sites_train, "the second round's shares")
+        assert room.kill_part("flwr-serverapp")
+        until(room, name, lambda run: run.state == "completed")
+        check_tables(room, name)
+        state = load_state(journal)
+        assert [len(entry.opened) for _, entry in sorted(state.rounds.items())] == [1, 2, 1]
+        assert all(entry.sum and len(entry.sum.survivors) == 4 for entry in state.rounds.values())
+        with room.client() as client:
+            assert client.run(name).row.number == number
+            assert client.verify_audit().holds
+        assert model_of(journal, 3) == undisturbed(room, SECURE, tmp_path)
     finally:
         room.end()
 

@@ -106,7 +106,7 @@ def test_any_flower_app_runs_unchanged(running):
 def test_a_config_key_that_the_app_does_not_have_is_refused(running):
     done = fl("run", "start", "--app", MEAN_APP, "-c", "round=2", home=running.home)
     assert done.returncode == 2
-    assert "cannot start the run" in done.stderr
+    assert "unknown run config key round" in done.stderr
     assert "Traceback" not in done.stderr
 
 
