@@ -27,7 +27,8 @@ from flwr.common.secure_aggregation.secaggplus_utils import pseudo_rand_gen
 from benchmarks._table import Row, main
 from fl.arrays import F32
 from fl.secagg import keys, shamir
-from fl.secagg.keystream import BLOCK_BYTES, Stream, add_streams, cipher, fill
+from fl.secagg.ciphers import BLOCK_BYTES, cipher, fill
+from fl.secagg.keystream import Stream, add_streams
 from fl.secagg.masked_sum import MaskedSum
 from fl.secagg.messages import STAGES
 from fl.secagg.profiles import AES_SUITE, PROFILES
@@ -222,7 +223,8 @@ def _update(parameters: int) -> F32:
 
 
 def _expand() -> None:
-    context, view = cipher(b"k" * 32, 0, AES_SUITE), memoryview(bytearray(BLOCK_BYTES))
+    whole = 1000 * BLOCK_BYTES
+    context, view = cipher(b"k" * 32, 0, AES_SUITE, length_bytes=whole), memoryview(bytearray(BLOCK_BYTES))
     for _ in range(1000):
         fill(context, view)
 

@@ -15,17 +15,15 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
+from cryptography.hazmat.primitives.ciphers import CipherContext
 
+from fl.secagg.ciphers import BLOCK_BYTES, cipher, fill
 from fl.secagg.encoding import kdf
-from fl.secagg.profiles import AES_SUITE, CHACHA_SUITE, Vector
+from fl.secagg.profiles import AES_SUITE, Vector
 
-BLOCK_BYTES = 128 << 10
 SEGMENT_BYTES = 1 << 28
 STREAMS_AT_ONCE = 64
 """How many cipher states are alive in a thread; more are added in a further pass."""
-
-_ZEROS = bytes(BLOCK_BYTES)
 
 Masked = Vector | npt.NDArray[np.uint64]
 
@@ -44,31 +42,11 @@ class Stream:
     def __init__(self, seed: bytes, label: str, suite: str = AES_SUITE) -> None:
         self._seed, self._label, self._suite = seed, label, suite
 
-    def context(self, offset_bytes: int) -> CipherContext:
-        """A cipher that continues at an offset, a multiple of 64, to the end of its segment."""
+    def context(self, offset_bytes: int, length_bytes: int) -> CipherContext:
+        """A cipher that continues at an offset, a multiple of 64, for a length within its segment."""
         segment, start = divmod(offset_bytes, SEGMENT_BYTES)
-        return cipher(kdf(self._seed, self._suite, b"", "segment", self._label, segment), start, self._suite)
-
-
-def cipher(key: bytes, offset_bytes: int, suite: str) -> CipherContext:
-    """The suite's stream cipher under a 32-byte key, at an offset that is a multiple of 64 bytes."""
-    assert offset_bytes % 64 == 0
-    if suite == CHACHA_SUITE:
-        counter = (offset_bytes // 64).to_bytes(8, "little")
-        return Cipher(algorithms.ChaCha20(key, counter + bytes(8)), mode=None).encryptor()
-    counter = (offset_bytes // 16).to_bytes(16, "big")
-    return Cipher(algorithms.AES(key), modes.CTR(counter)).encryptor()
-
-
-def fill(context: CipherContext, out: memoryview) -> None:
-    """Write the next ``len(out)`` bytes of keystream, at most a block.
-
-    A cipher writes as many bytes as it was given and says nothing about a longer buffer, so what it wrote is
-    checked: a byte left over would be a parameter without its mask.
-    """
-    written = context.update_into(_ZEROS[: len(out)] if len(out) < BLOCK_BYTES else _ZEROS, out)
-    if written != len(out):
-        raise RuntimeError(f"the cipher wrote {written} of {len(out)} bytes")
+        key = kdf(self._seed, self._suite, b"", "segment", self._label, segment)
+        return cipher(key, start, self._suite, length_bytes=length_bytes)
 
 
 def keystream(seed: bytes, label: str, count: int, dtype: npt.DTypeLike, suite: str = AES_SUITE) -> Masked:
@@ -116,17 +94,17 @@ def _add_stretch(vector_P: Masked, start: int, stop: int, work: Sequence[tuple[S
         position = start
         while position < stop:
             segment_end = min(stop, (position // SEGMENT_BYTES + 1) * SEGMENT_BYTES)
-            contexts = [(stream.context(position), operation) for stream, operation in batch]
+            contexts = [(stream.context(position, segment_end - position), operation) for stream, operation in batch]
             for here in range(position, segment_end, BLOCK_BYTES):
                 size = min(BLOCK_BYTES, segment_end - here)
                 block = vector_P[here // width : (here + size) // width]
                 piece, bytes_ = (mask, view) if size == BLOCK_BYTES else (mask[: size // width], view[:size])
                 for context, operation in contexts:
                     fill(context, bytes_)
-                    operation(block, piece, out=block)
+                    operation(block, piece, block)
             position = segment_end
     for index in range(0, BLOCK_BYTES, 4096):
-        buffer[index : index + 4096] = _ZEROS[:4096]
+        buffer[index : index + 4096] = bytes(4096)
 
 
 def _cores() -> int:

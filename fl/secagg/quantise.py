@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fl.arrays import F32
+from fl.secagg.ciphers import cipher, fill
 from fl.secagg.errors import UnmaskError, UpdateError
-from fl.secagg.keystream import cipher, fill
 from fl.secagg.profiles import AES_SUITE, CANARY, Profile, Vector
 
 BLOCK = 1 << 15
@@ -80,7 +80,7 @@ def quantise(
     if out.shape != (update_P.size + profile.trailer,) or out.dtype != profile.dtype:
         raise ValueError(f"out has {out.size} {out.dtype}, {update_P.size + profile.trailer} are needed")
     signed = _signed(out)
-    worker = _Quantiser(weight * q_max, dither_key)
+    worker = _Quantiser(weight * q_max, dither_key, update_P.size)
     start = 0
     for size, clip in _merged(sizes_T, clips_T):
         for here in range(start, start + size, BLOCK):
@@ -96,13 +96,13 @@ def quantise(
 class _Quantiser:
     """The loop's scratch memory and dither stream."""
 
-    def __init__(self, limit: float, dither_key: bytes) -> None:
+    def __init__(self, limit: float, dither_key: bytes, elements: int) -> None:
         self._limit = limit
         self._scaled = np.empty(BLOCK, np.float64)
         self._noise = np.empty(BLOCK, np.float64)
         self._dither_bytes = memoryview(bytearray(2 * BLOCK))
         self._dither = np.frombuffer(self._dither_bytes, "<u2")
-        self._cipher = cipher(dither_key, 0, AES_SUITE)
+        self._cipher = cipher(dither_key, 0, AES_SUITE, length_bytes=2 * elements)
         self.clipped = 0
 
     def block(self, update_B: F32, clip: float, out_B: npt.NDArray[Any]) -> None:

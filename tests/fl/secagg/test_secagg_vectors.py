@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fl.secagg import keys, shamir
+from fl.secagg import ciphers, keys, shamir
+from fl.secagg.ciphers import BLOCK_BYTES, GCM_MOST_BYTES, LONG_BYTES, cipher, counter_through_gcm, fill
 from fl.secagg.encoding import dec, enc, kdf
 from fl.secagg.errors import MessageError
-from fl.secagg.keystream import SEGMENT_BYTES, Stream, add_streams, cipher, keystream
+from fl.secagg.keystream import SEGMENT_BYTES, Stream, add_streams, keystream
 from fl.secagg.messages import Advertisement, MaskedInput, Reveal, Shares, SharesHeader
-from fl.secagg.profiles import AES_SUITE, CHACHA_SUITE
+from fl.secagg.profiles import AES_SUITE, CHACHA_SUITE, PROFILES
+from fl.secagg.quantise import quantise
 from fl.secagg.session import session_model_id
 from fl.secagg.vectors import vector_digest
 from tests.fl.secagg import reference
@@ -39,6 +41,44 @@ def test_the_stream_of_a_known_key() -> None:
     out = bytearray(16)
     assert cipher(b"1" * 32, 0, AES_SUITE).update_into(bytes(16), out) == 16
     assert out.hex() == "b08ecf9ec7eb5f0d7b78c42556d668ac"
+
+
+def test_the_stream_of_a_known_key_comes_through_gcm_too() -> None:
+    assert counter_through_gcm(b"1" * 32, 0).update(bytes(16)).hex() == "b08ecf9ec7eb5f0d7b78c42556d668ac"
+
+
+@pytest.mark.parametrize("offset", [0, 64, BLOCK_BYTES, SEGMENT_BYTES - 64, 2**32, GCM_MOST_BYTES - 64])
+def test_gcm_makes_the_stream_of_counter_mode_from_any_offset(offset: int) -> None:
+    random = random_source(offset)
+    for key in [bytes(32), b"\xff" * 32, *(random(32) for _ in range(20))]:
+        expected = cipher(key, offset, AES_SUITE).update(bytes(100))  # short: counter mode itself
+        assert counter_through_gcm(key, offset).update(bytes(100)) == expected
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
+def test_masks_are_the_same_in_either_way_of_making_them(monkeypatch: pytest.MonkeyPatch, dtype: type) -> None:
+    made = []
+    for faster in (False, True):
+        monkeypatch.setattr(ciphers, "gcm_is_faster", lambda faster=faster: faster)
+        vector = np.arange(4 * LONG_BYTES // np.dtype(dtype).itemsize + 5).astype(dtype)
+        streams = [Stream(bytes([number]) * 32, "vector") for number in range(5)]
+        add_streams(vector, streams[:3], streams[3:], threads=3)
+        made.append(vector)
+    assert np.array_equal(*made)
+
+
+def test_an_update_is_rounded_the_same_in_either_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    update = np.random.default_rng(3).standard_normal(LONG_BYTES, dtype=np.float32)
+    made = []
+    for faster in (False, True):
+        monkeypatch.setattr(ciphers, "gcm_is_faster", lambda faster=faster: faster)
+        # Odd sizes of tensors: the dither is read in pieces that end within a cipher's block.
+        sizes, clips = [70_001, 3, LONG_BYTES - 70_004], [1.0, 2.0, 3.0]
+        rounded = quantise(
+            update, sizes, clips, weight=0.3, profile=PROFILES["standard"], n_max=10, dither_key=b"d" * 32
+        )
+        made.append(rounded.vector)
+    assert np.array_equal(*made)
 
 
 def test_chacha20_is_that_of_rfc_8439() -> None:
@@ -165,8 +205,6 @@ def test_a_stream_changes_its_key_between_segments(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_cipher_that_writes_too_little_is_noticed() -> None:
-    from fl.secagg.keystream import fill
-
     class Short:
         def update_into(self, data: bytes, into: memoryview) -> int:
             return len(data) - 1
