@@ -15,7 +15,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 
 name=${1:-}
 case $name in
-server) file=server extras= ;;
+server) file=server extras=postgres ;;
 site) file=site extras=k8s ;;
 site-torch) file=site extras=k8s,torch ;;
 site-cuda) file=site-cuda extras=k8s,torch ;;
