@@ -162,6 +162,19 @@ class SiteActions(People):
             audit.append(session, actor, "site.label", site, before={"labels": before}, after={"labels": now})
         self._tell("site", site)
 
+    def note_rollout(self, actor: Actor, rollout: str, what: str, facts: Mapping[str, Any]) -> None:
+        """Write down what ``fl fleet`` did to the sites' hosts.
+
+        Args:
+            actor: Who rolls out.
+            rollout: ``fleet/id``.
+            what: ``begin``, ``resume``, ``wave``, ``end`` or ``rollback``.
+            facts: Release, status, counts of sites.
+        """
+        with self.store.write() as session:
+            audit.append(session, actor, f"fleet.{what}", rollout, after=facts)
+        self._live.publish("audit", rollout)
+
     def _change_site(self, actor: Actor, site: str, action: str, change: Callable[[], None]) -> list[str]:
         with self.store.write() as session:
             before = _state(find(session, site))

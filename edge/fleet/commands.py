@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -89,7 +90,7 @@ def apply(
             )
         session.store.unpause()
         state = begin(session.fleet, session.wanted, force=force)
-        _roll(session, state, file, as_json=as_json, without_centre=without_centre)
+        _roll(session, state, file, "begin", as_json=as_json, without_centre=without_centre)
 
 
 @app.command()
@@ -124,7 +125,7 @@ def resume(
             state.sites[name].status = "waiting"
         for wave in state.waves:
             wave.is_done = wave.is_done and not any(name in deferred for name in wave.sites)
-        _roll(session, state, file, as_json=as_json, without_centre=without_centre)
+        _roll(session, state, file, "resume", as_json=as_json, without_centre=without_centre)
 
 
 @app.command()
@@ -149,6 +150,7 @@ def rollback(
     """Bring sites back to the release that they had before the latest rollout."""
     from edge.fleet.live import shown
     from edge.fleet.rollout import Rollout
+    from edge.fleet.room import Room
     from edge.fleet.state import now
 
     session = open_session(file, home, names, labels)
@@ -158,12 +160,14 @@ def rollback(
         with (
             session.hands(executes=True, hold=[session.store.lock.fileno()]) as hands,
             shown(state) as (say, changed),
+            contextlib.closing(Room(session.fleet.centre, say)) as room,
         ):
             work = Rollout(session.fleet, session.wanted, state, session.store, hands, None, say=say, changed=changed)
             done = work.roll_back(meant, parallel=max(wave.parallel for wave in state.waves))
-        state.status, state.reason, state.ended = "rolled back", "fl fleet rollback", now()
-        session.store.save(state)
-        session.store.conclude(state)
+            state.status, state.reason, state.ended = "rolled back", "fl fleet rollback", now()
+            session.store.save(state)
+            session.store.conclude(state)
+            room.tell(state, "rollback")
     _report(state, as_json=as_json)
     if not done:
         raise SitesError("not every site could be rolled back", hint=f"fl fleet status {file}")
@@ -227,17 +231,42 @@ def _known(session: Session) -> RolloutState:
     return state
 
 
-def _roll(session: Session, state: RolloutState, file: Path, *, as_json: bool, without_centre: bool) -> None:
+def _roll(
+    session: Session,
+    state: RolloutState,
+    file: Path,
+    what: Literal["begin", "resume"],
+    *,
+    as_json: bool,
+    without_centre: bool,
+) -> None:
     """Bring a rollout to its end, and say how that went."""
     from edge.fleet.centre import CentreCommand
     from edge.fleet.live import shown
     from edge.fleet.rollout import Rollout
+    from edge.fleet.room import Room
 
     centre = None if without_centre else CentreCommand(session.fleet.centre)
     if centre is not None:
         _check_skew(centre.version(), session)
-    with session.hands(executes=True, hold=[session.store.lock.fileno()]) as hands, shown(state) as (say, changed):
-        Rollout(session.fleet, session.wanted, state, session.store, hands, centre, say=say, changed=changed).run()
+    with (
+        session.hands(executes=True, hold=[session.store.lock.fileno()]) as hands,
+        shown(state) as (say, changed),
+        contextlib.closing(Room(None if without_centre else session.fleet.centre, say)) as room,
+    ):
+        room.tell(state, what)
+        Rollout(
+            session.fleet,
+            session.wanted,
+            state,
+            session.store,
+            hands,
+            centre,
+            say=say,
+            changed=changed,
+            wave_done=lambda wave: room.tell(state, "wave", wave=wave.name),
+        ).run()
+        room.tell(state, "end")
     _report(state, as_json=as_json)
     if state.status in ("stopped", "rolled back"):
         raise RunError(f"rollout {state.id}: {state.reason}", hint=f"fl fleet status {file}")

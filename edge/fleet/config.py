@@ -57,9 +57,22 @@ class CentreSection:
     timeout_s: float = 60.0
     """How long one question to the centre may take."""
 
+    room: str | None = None
+    """URL of the control room, ``https://host:8444``, whose audit then has each rollout; unset: it is told nothing."""
+
+    token_file: Path | None = None
+    """File (0600) with an access token for ``room``, of an operator of all projects (``fl user token``)."""
+
+    ca_file: Path | None = None
+    """Certificate authority of ``room``, PEM; unset: those of the system."""
+
     def __post_init__(self) -> None:
         if not self.command:
             raise ConfigError("centre.command is empty", hint="command: [fl]")
+        if self.room is not None and not self.room.startswith("https://"):
+            raise ConfigError(f"centre.room is {self.room!r}, must be https://host:port", hint="tokens travel in it")
+        if (self.room is None) != (self.token_file is None):
+            raise ConfigError("centre.room and centre.token_file go together", hint="fl user token NAME > centre.token")
         check_range("centre.timeout_s", self.timeout_s, above=0, at_most=3600)
 
 
@@ -262,7 +275,12 @@ def _with_paths(fleet: Fleet, beside: Path) -> Fleet:
         bundle=absolute(fleet.release.bundle),
         signers=absolute(fleet.release.signers) if fleet.release.signers else None,
     )
+    centre = dataclasses.replace(
+        fleet.centre,
+        token_file=absolute(fleet.centre.token_file) if fleet.centre.token_file else None,
+        ca_file=absolute(fleet.centre.ca_file) if fleet.centre.ca_file else None,
+    )
     rollout = dataclasses.replace(fleet.rollout, smoke=absolute(fleet.rollout.smoke) if fleet.rollout.smoke else None)
     return dataclasses.replace(
-        fleet, release=release, rollout=rollout, sites=tuple(located(site) for site in fleet.sites)
+        fleet, centre=centre, release=release, rollout=rollout, sites=tuple(located(site) for site in fleet.sites)
     )

@@ -59,6 +59,7 @@ class Rollout:
         centre: What is asked there; ``None``: nothing is, and the link is not part of the gate.
         say: Told what happens, a line each.
         changed: Called whenever a site's status changed, for a table.
+        wave_done: Called after each wave.
     """
 
     def __init__(
@@ -72,9 +73,11 @@ class Rollout:
         *,
         say: Callable[[str], None],
         changed: Callable[[], None] = lambda: None,
+        wave_done: Callable[[WaveState], None] = lambda wave: None,
     ) -> None:
         self.fleet, self.wanted, self.state, self.store = fleet, wanted, state, store
         self._hands, self._centre, self._say, self._changed = hands, centre, say, changed
+        self._wave_done = wave_done
 
     def run(self) -> None:
         """Go on until it is completed, stopped or paused; ``state.status`` says which.
@@ -127,6 +130,7 @@ class Rollout:
             self._set(name, "done" if name in changed else "unchanged")
         wave.is_done = True
         self._save()
+        self._wave_done(wave)
 
     def _windows(self, sites: Iterable[str]) -> None:
         """Put off the sites that may not be changed now."""

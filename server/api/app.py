@@ -10,7 +10,7 @@ from fastapi.responses import PlainTextResponse
 from fastapi.routing import APIRoute
 
 from fl import __version__
-from server.api import errors, events, metrics, models, oidc, people, runs, sites
+from server.api import errors, events, fleet, metrics, models, oidc, people, runs, sites
 from server.api.config import AccessConfig, OidcConfig
 from server.api.context import Context, context_of
 from server.api.limits import Limit
@@ -93,7 +93,7 @@ def create_app(
         writes=Limit(access.writes_per_minute),
     )
     errors.install(app)
-    for part in (runs, sites, models, people, events):
+    for part in (runs, sites, fleet, models, people, events):
         app.include_router(part.router, prefix=PREFIX)
     metrics.install(app)
     if oidc_config is not None:
