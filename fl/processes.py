@@ -333,15 +333,15 @@ def without_proxy(env: Mapping[str, str]) -> str:
     return ",".join(dict.fromkeys([*hosts, "127.0.0.1", "localhost", "::1"]))
 
 
-def program(name: str) -> str:
-    """The path of a program that this install brought.
+def program(name: str, *, hint: str = "pip install fedfleet") -> str:
+    """The path of a program: one that this install brought, or with a hint of its own one of the system.
 
     Raises:
         ProcessError: If it is not there.
     """
     path = shutil.which(name, path=os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")]))
     if path is None:
-        raise ProcessError(f"no program {name}", hint="pip install fedfleet")
+        raise ProcessError(f"no program {name}", hint=hint)
     return path
 
 

@@ -36,6 +36,7 @@ FORMAT = 1
 FACTS, STORE, DUMP = "backup.json", "store.db", "store.dump"
 KEPT = ("server.toml", "ca", "gateway", "secagg", "models")
 """What is copied as it is."""
+TOOLS = "install PostgreSQL's client programs, of the server's version or newer"
 LEFT = (".log", ".sock", ".part", "lock", "ledger.db", "ledger.db-wal", "ledger.db-shm")
 """Endings of what is not."""
 
@@ -161,7 +162,7 @@ def read(file: Path) -> Mapping[str, Any]:
 def _copy_store(place: Place, copy: Path) -> str:
     if isinstance(place, Postgres):
         env, arguments = _postgres(place)
-        _run([program("pg_dump"), "--format=custom", "--no-owner", f"--file={copy}", *arguments], env)
+        _run([program("pg_dump", hint=TOOLS), "--format=custom", "--no-owner", f"--file={copy}", *arguments], env)
         return DUMP
     assert isinstance(place, SqliteFile)
     try:
@@ -176,7 +177,8 @@ def _load_dump(place: Place, dump: Path) -> None:
     if not isinstance(place, Postgres):
         raise ConfigError("the backup is of a PostgreSQL store", hint="FEDFLEET_STORE_URL names an empty database")
     env, arguments = _postgres(place)
-    _run([program("pg_restore"), "--no-owner", "--exit-on-error", "--single-transaction", *arguments, str(dump)], env)
+    options = ["--no-owner", "--exit-on-error", "--single-transaction"]
+    _run([program("pg_restore", hint=TOOLS), *options, *arguments, str(dump)], env)
 
 
 def _postgres(place: Postgres) -> tuple[dict[str, str], list[str]]:
@@ -192,7 +194,8 @@ def _run(argv: list[str], env: Mapping[str, str]) -> None:
     done = subprocess.run(argv, env=dict(env), capture_output=True, text=True, check=False)
     if done.returncode:
         said = done.stderr.strip().splitlines() or ["it said nothing"]
-        raise FLError(f"{Path(argv[0]).name} failed: {said[-1][:300]}")
+        why = next((line.partition("error: ")[2] for line in said if "error: " in line), said[-1])
+        raise FLError(f"{Path(argv[0]).name} failed: {why[:300]}")
 
 
 @contextlib.contextmanager

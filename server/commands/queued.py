@@ -97,7 +97,7 @@ def list_runs(room: Client, *, state: str, project: str, limit: int, as_json: bo
     wanted = {key: value for key, value in (("state", state), ("project", project)) if value}
     found = room.runs(limit=limit, **wanted)
     if as_json:
-        console.print_json(as_plain(found))
+        console.print_json([{"id": run.name, "status": run.state, **as_plain(run)} for run in found])
         return
     rows = [
         (run.name, run.project, run.state, f"{run.rounds_done}/{run.rounds_wanted}", run.words, run.submitted_by)
@@ -110,7 +110,8 @@ def show(room: Client, reference: str, *, as_json: bool) -> None:
     """Show one run and its rounds."""
     run, found = room.run(reference), room.rounds(reference)[::-1]
     if as_json:
-        console.print_json({**as_plain(run), "rounds": as_plain(found)})
+        rounds = [{"round": entry.number, **as_plain(entry)} for entry in found]
+        console.print_json({"id": run.row.name, "status": run.row.state, **as_plain(run), "rounds": rounds})
         return
     facts = [
         ("run", run.row.name),

@@ -8,6 +8,7 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from sqlalchemy import select
 
@@ -140,7 +141,12 @@ def test_a_serverapp_killed_while_sites_hold_masks_goes_on_by_itself_to_the_same
         with room.client() as client:
             assert client.run(name).row.number == number
             assert client.verify_audit().holds
-        assert model_of(journal, 3) == undisturbed(room, SECURE, tmp_path)
+        ours, theirs = (
+            np.frombuffer(model, np.float32) for model in (model_of(journal, 3), undisturbed(room, SECURE, tmp_path))
+        )
+        step = np.abs(ours - np.frombuffer(model_of(journal, 2), np.float32)).max()
+        # The sums are exact; but sites round at random before they mask, so no two runs have the same bits.
+        assert np.abs(ours - theirs).max() < 1e-6 < 1e-3 < step
     finally:
         room.end()
 
