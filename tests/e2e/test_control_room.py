@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 from sqlalchemy import select
 
 from fl.arrays import ArrayFile
+from fl.processes import program
 from fl.rounds import events
 from fl.rounds.checkpoint import model_path
 from fl.rounds.config import RunConfig
@@ -184,6 +187,23 @@ def test_runs_wait_for_a_place_pause_stop_and_resume(tmp_path):
             check_tables(room, first)
             assert load_state(room.home.runs / second).status == "stopped"
         assert model_of(room.home.runs / first, 4) == undisturbed(room, RUN, tmp_path)
+    finally:
+        room.end()
+
+
+def test_a_flower_app_goes_through_the_queue_to_its_end(tmp_path):
+    room = Room(tmp_path)
+    try:
+        app = Path(__file__).parent / "apps" / "mean"
+        argv = [program("fl"), "run", "start", "--app", str(app), "-c", "rounds=2", "--project", "xray", "--json"]
+        done = subprocess.run([*argv, "--home", str(room.home.path)], capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stderr
+        name = json.loads(done.stdout)["run"]
+        with room.client() as client:
+            row = client.run(name).row
+            assert (row.state, row.project, row.lives) == ("completed", "xray", 1)
+            assert "the mean is [1.5, 1.5, 1.5]" in client.log(name).text
+            assert client.verify_audit().holds
     finally:
         room.end()
 

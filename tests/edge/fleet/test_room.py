@@ -4,15 +4,20 @@ import json
 
 import httpx
 import pytest
+from sqlalchemy import select
 
 from edge.fleet import commands
 from edge.fleet import rollout as machine
+from edge.fleet.centre import CentreCommand
 from edge.fleet.config import CentreSection
 from edge.fleet.room import Room
 from edge.fleet.state import begin
 from fl import console
 from fl.errors import ConfigError
 from server import audit
+from server.client import Client
+from server.commands import queued
+from server.store.runs import Round, Run
 from tests.edge.fleet import made
 from tests.edge.fleet.fake_centre import FakeCentre
 from tests.server.api import kit
@@ -83,6 +88,29 @@ def test_a_rollout_and_its_rollback_are_in_the_audit_with_who_and_each_wave(
         ("fleet.rollback", None, "rolled back", {"rolled back": 3}),
     ]
     assert {after["version"] for *_, after in told} == {"0.3.1"}
+
+
+def test_a_rollout_finds_the_open_rounds_of_a_control_room(room, capsys, tmp_path, monkeypatch):
+    kit.fill(room.store, tmp_path)
+    client = Client("https://fl.example.org", kit.LOCAL_TOKEN, transport=Transport(room.app))
+
+    def ask(_, words, **options):
+        capsys.readouterr()
+        if words[1] == "list":
+            queued.list_runs(client, state="", project="", limit=100, as_json=True)
+        else:
+            queued.show(client, words[2], as_json=True)
+        return json.loads(capsys.readouterr().out)
+
+    monkeypatch.setattr(CentreCommand, "_ask", ask)
+    with room.store.read() as session:
+        open_rounds = session.execute(
+            select(Run.name, Round.number)
+            .join(Round, Round.run == Run.number)
+            .where(Run.state == "running", Round.state == "open")
+        ).all()
+    assert open_rounds
+    assert CentreCommand(CentreSection()).open_rounds() == dict(map(tuple, open_rounds))
 
 
 @pytest.mark.parametrize(("role", "projects"), [("viewer", ("*",)), ("operator", ("radiology",))])
