@@ -19,10 +19,11 @@ import tomli_w
 
 from benchmarks._table import Row, main
 from edge.runner.config import Limits
+from tests.e2e.cluster.centre import Centre
 from tests.e2e.cluster.conftest import load_images
 from tests.e2e.cluster.kube import CACHE, OUTER, Kube, script
+from tests.e2e.cluster.sites import Fleet
 from tests.e2e.cluster.test_pods import RIGHTS, SYSTEM, TASKS
-from tests.e2e.cluster.test_sites import Fleet
 from tests.edge.runner.conftest import Site
 from tests.supernode import app_of
 
@@ -70,11 +71,12 @@ def task_start(quick: bool) -> list[Row]:
 
 def site(quick: bool) -> list[Row]:
     """A site from its chart: how soon it is ready, and what its pod takes while it waits."""
-    kube, images = _cluster("site", "site-torch")
+    kube, (server, *images) = _cluster("server", "site", "site-torch")
     with tempfile.TemporaryDirectory() as folder:
-        fleet = Fleet(kube, Path(folder), images)
+        centre = Centre(kube, Path(folder), server)
+        fleet = Fleet(kube, Path(folder), images, centre)
         try:
-            fleet.start_centre()
+            centre.start()
             fleet.invite("berlin")
             began = time.monotonic()
             fleet.install("berlin")
@@ -93,6 +95,7 @@ def site(quick: bool) -> list[Row]:
             mib = int(stat["total_rss"]) / 2**20
         finally:
             fleet.close()
+            centre.close()
     return [
         Row("site_ready_s", ready_s, "s", "none", "images present", "≤ 30 s", ready_s <= 30),
         Row("site_idle_mib", mib, "MiB", "none", "anonymous memory of the pod", "≤ 350 MiB", mib <= 350),

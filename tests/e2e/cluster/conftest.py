@@ -9,7 +9,9 @@ import tomllib
 
 import pytest
 
+from tests.e2e.cluster.centre import Centre
 from tests.e2e.cluster.kube import CACHE, ROOT, Kube, script
+from tests.e2e.cluster.sites import SITES, Fleet
 
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
@@ -36,6 +38,31 @@ def kube():
 def task_image(kube):
     """The image that task pods run."""
     return load_images("site-torch")[0]
+
+
+@pytest.fixture(scope="session")
+def centre(kube, tmp_path_factory):
+    """The centre in the cluster."""
+    made = Centre(kube, tmp_path_factory.mktemp("centre"), *load_images("server"))
+    try:
+        made.start()
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture(scope="session")
+def fleet(kube, centre, tmp_path_factory):
+    """Three sites that have joined and are ready."""
+    made = Fleet(kube, tmp_path_factory.mktemp("fleet"), load_images("site", "site-torch"), centre)
+    try:
+        for site in SITES:
+            made.invite(site)
+            made.install(site)
+        made.wait_ready(*SITES)
+        yield made
+    finally:
+        made.close()
 
 
 def load_images(*names):

@@ -20,6 +20,8 @@ STATE = Path(os.environ.get("FEDFLEET_CLUSTER", "/var/lib/fedfleet-cluster"))
 KUBECONFIG = STATE / "pki/admin.kubeconfig"
 OUTER = "10.232.0.1"
 """Our address on the wire to the node: pods reach processes of this machine there."""
+INNER = "10.232.0.2"
+"""The node's."""
 
 
 class Kube:
