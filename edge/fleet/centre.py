@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from edge.fleet import smoke
 from edge.fleet.config import CentreSection
 from fl.errors import UnreachableError
 
@@ -46,8 +47,12 @@ class Centre(Protocol):
     def join_token(self, site: str) -> str:
         """A new token with which that site can join, once."""
 
-    def smoke(self, run_file: Path, timeout_s: float) -> str:
-        """Submit a run and wait; empty if it completed, else why not."""
+    def smoke(self, run_file: Path, sites: Sequence[str], timeout_s: float) -> str:
+        """Submit a run that asks these sites and wait; empty if it completed, else why not.
+
+        Raises:
+            ConfigError: If the run file cannot be used.
+        """
 
 
 class CentreCommand:
@@ -87,24 +92,24 @@ class CentreCommand:
         words = ["site", "rejoin" if site in known else "add", site, "--json"]
         return str(self._ask(words)["token"])
 
-    def smoke(self, run_file: Path, timeout_s: float) -> str:
+    def smoke(self, run_file: Path, sites: Sequence[str], timeout_s: float) -> str:
         """See ``Centre``."""
+        text = smoke.text_for(run_file, sites)
         try:
-            ended = self._ask(["run", "start", str(run_file), "--json"], timeout_s=timeout_s)
+            # Through standard input, because the centre's command may run on another computer.
+            ended = self._ask(["run", "start", "/dev/stdin", "--json"], timeout_s=timeout_s, stdin=text)
         except UnreachableError as error:
             return error.message
         return "" if ended["status"] == "completed" else f"run {ended['run']} {ended['status']}"
 
-    def _ask(self, words: Sequence[str], *, home: bool = True, timeout_s: float | None = None) -> Any:
+    def _ask(self, words: Sequence[str], *, home: bool = True, timeout_s: float | None = None, stdin: str = "") -> Any:
         where = ["--home", self._config.home] if home and self._config.home else []
         argv = [*self._config.command, *words, *where]
         shown = " ".join(argv)
         timeout_s = self._config.timeout_s if timeout_s is None else timeout_s
         try:
             # What it prints can be a join token: it goes nowhere but into memory.
-            done = subprocess.run(
-                argv, capture_output=True, text=True, timeout=timeout_s, stdin=subprocess.DEVNULL, check=False
-            )
+            done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout_s, input=stdin, check=False)
         except subprocess.TimeoutExpired as error:
             raise UnreachableError(f"the centre did not answer within {timeout_s:g} s to {shown}") from error
         except OSError as error:

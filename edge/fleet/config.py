@@ -161,7 +161,7 @@ class RolloutSection:
     sites that this rollout changed."""
 
     smoke: Path | None = None
-    """Run file of a round with real training, submitted after the first wave; unset: none is made."""
+    """Run file of a round with real training, asked of the first wave's sites alone; unset: none is made."""
 
     smoke_s: float = 900.0
     """How long that run may take."""

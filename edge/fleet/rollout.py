@@ -290,8 +290,8 @@ class Rollout:
         if self._centre is None:
             raise Paused("rollout.smoke needs a centre")
         assert rollout.smoke is not None
-        self._say(f"wave {wave.name}: smoke run {rollout.smoke.name}")
-        failed = self._centre.smoke(rollout.smoke, rollout.smoke_s)
+        self._say(f"wave {wave.name}: smoke run {rollout.smoke.name} with {_listed(sites)}")
+        failed = self._centre.smoke(rollout.smoke, sites, rollout.smoke_s)
         self.state.smoke = failed or "completed"
         self._save()
         if failed:

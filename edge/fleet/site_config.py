@@ -223,6 +223,9 @@ class Site:
     release_name: str = "fl-site"
     """Name of the Helm release."""
 
+    release_s: float = 300.0
+    """How long the pods of a new release may take to be ready, before Helm goes back by itself."""
+
     policy: Path | None = None
     """A policy file to put in place where the site has none; one that is there is the owner's, and stays."""
 
@@ -237,6 +240,7 @@ class Site:
             windows.parse(self.window)
         if self.distro == "existing" and not self.kubernetes.kubeconfig:
             raise ConfigError(f"site {self.id} has an existing cluster, but no kubernetes.kubeconfig")
+        check_range("release_s", self.release_s, at_least=10, at_most=3600)
         check_name("namespace", self.namespace)
         check_name("release_name", self.release_name)
         refuse_secrets(f"values of site {self.id}", self.values)

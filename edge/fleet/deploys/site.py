@@ -83,6 +83,7 @@ def release(join_token: str | None = None) -> None:
         chart=f"{tools.BLOBS}/{wanted.need('chart').sha256}",
         values=values,
         digest=wanted.digest,
+        timeout_s=int(at.release_s),
     )
 
 

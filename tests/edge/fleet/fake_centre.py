@@ -32,6 +32,6 @@ class FakeCentre:
         self.tokens.append(site)
         return f"fl1.token-of-{site}"
 
-    def smoke(self, run_file, timeout_s):
+    def smoke(self, run_file, sites, timeout_s):
         self.smokes.append(run_file)
         return self.smoke_result

@@ -75,3 +75,11 @@ def test_a_centre_that_is_silent_is_not_waited_for(tmp_path):
 def test_a_command_that_is_not_there_is_named(tmp_path):
     with pytest.raises(UnreachableError, match="cannot run /nowhere/fl"):
         CentreCommand(CentreSection(command=("/nowhere/fl",))).version()
+
+
+def test_a_smoke_run_travels_through_standard_input(tmp_path):
+    file = tmp_path / "smoke.toml"
+    file.write_text('[run]\nrounds = 1\n[task]\nname = "digits"\n')
+    body = f"""cat "$3" > {tmp_path}/got; echo '{{"run": "7", "status": "completed"}}'"""
+    assert script(tmp_path, body).smoke(file, ["berlin"], 30) == ""
+    assert 'sites = [\n    "berlin",\n]' in (tmp_path / "got").read_text()

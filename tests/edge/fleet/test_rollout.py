@@ -23,7 +23,7 @@ class Centre:
 
     def __init__(self, *, seen=None, rounds=({},), smoke=""):
         self.seen, self.rounds, self.smoke_result = seen, list(rounds), smoke
-        self.smokes, self.tokens, self.asked = 0, [], 0
+        self.smokes, self.tokens, self.asked = [], [], 0
 
     def version(self):
         return "0.3.1"
@@ -39,8 +39,8 @@ class Centre:
         self.tokens.append(site)
         return f"token-of-{site}"
 
-    def smoke(self, run_file, timeout_s):
-        self.smokes += 1
+    def smoke(self, run_file, sites, timeout_s):
+        self.smokes.append(sorted(sites))
         return self.smoke_result
 
 
@@ -90,9 +90,9 @@ def test_a_second_rollout_changes_nothing_and_makes_no_smoke_run(fleet, tmp_path
     session = fleet(smoke="smoke.toml")
     hands, centre = FakeHands(session), Centre()
     assert roll(session, hands, centre).counts() == {"done": 8}
-    assert centre.smokes == 1
+    assert centre.smokes == [["s0", "s1"]]  # the canaries, and nobody else
     assert roll(session, hands, centre).counts() == {"unchanged": 8}
-    assert centre.smokes == 1
+    assert len(centre.smokes) == 1
 
 
 def test_a_sick_canary_stops_the_rollout_and_its_wave_goes_back(fleet):
