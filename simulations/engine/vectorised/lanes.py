@@ -143,8 +143,10 @@ class Lanes:
         width = min(training.batch_size, int(sizes.max()))
         at_SKB = np.zeros((self.steps, len(examples), width), np.int64)
         self._counts_SK = np.zeros((self.steps, len(examples)), np.int64)
+        generator = torch.Generator()
         for k, i in enumerate(self.order):
-            places = _places(int(sizes[k]), int(self._per_epoch[k]), width, seeds[i], training.epochs)
+            generator.manual_seed(seeding.derive(seeds[i], "order"))
+            places = _places(int(sizes[k]), int(self._per_epoch[k]), width, generator, training.epochs)
             at_SKB[: len(places), k] = places + starts[k]
             self._counts_SK[: len(places), k] = width
             if rest := max(0, int(self._per_epoch[k]) * width - int(sizes[k])):
@@ -171,9 +173,10 @@ class Lanes:
         is_even = bool((self._counts_SK == self._at_SKB.shape[-1]).all())  # all the same: whole steps are cut faster
         is_small = self._at_SKB.numel() * self._inputs[0].nbytes <= AT_ONCE_BYTES
         gathered = self._gathered(self._at_SKB) if is_small else None
+        whole = [part.unbind() for part in (*gathered, self._weights_SKB)] if is_even and gathered else None
         for step, (number, width) in enumerate(zip(numbers, widths, strict=True)):
-            if is_even and gathered:
-                inputs, targets = gathered[0][step], gathered[1][step]
+            if whole:
+                inputs, targets = whole[0][step], whole[1][step]
             elif gathered:
                 inputs, targets = gathered[0][step, :number, :width], gathered[1][step, :number, :width]
             else:
@@ -183,7 +186,7 @@ class Lanes:
             is_last_K = None
             if step >= first_measured:
                 is_last_K = step >= self._last_K[:number] - self._per_epoch[:number]
-            weights_KB = self._weights_SKB[step] if is_even else self._weights_SKB[step, :number, :width]
+            weights_KB = whole[2][step] if whole else self._weights_SKB[step, :number, :width]
             yield Batch(inputs, targets, weights_KB, all_counts[step][:number]), is_last_K
 
     def _gathered(self, at: Tensor) -> tuple[Tensor, Tensor]:
@@ -192,9 +195,8 @@ class Lanes:
         return inputs.view(*at.shape, *inputs.shape[1:]), targets.view(*at.shape, *targets.shape[1:])
 
 
-def _places(size: int, per_epoch: int, width: int, seed: int, epochs: int) -> I64:
+def _places(size: int, per_epoch: int, width: int, generator: torch.Generator, epochs: int) -> I64:
     """Which of a site's examples it takes in each step, shape ``(steps, width)``, padded with the first."""
-    generator = torch.Generator().manual_seed(seeding.derive(seed, "order"))
     orders = torch.stack([torch.randperm(size, generator=generator) for _ in range(epochs)]).numpy()
     number = min(size, per_epoch * width)
     if number == per_epoch * width:

@@ -102,6 +102,7 @@ class Kernels:
         self._pools = [layer for layer in self._layers if isinstance(layer, pictures.MaxPool2x2)]
         self.can_compile = bool(self._pools) and self.is_channels_last
         self._minus_one = torch.full((1, 1, 1), -1.0, device=device)
+        self._minus_ones = self._minus_one
         self.name = "batched kernels"
 
     def compile(self) -> None:
@@ -128,7 +129,9 @@ class Kernels:
         else:
             losses_KB, dy = None, torch.softmax(x, -1)
         assert dy is not None
-        dy.scatter_add_(-1, targets, self._minus_one.expand(targets.shape))
+        if self._minus_ones.shape != targets.shape:
+            self._minus_ones = self._minus_one.expand(targets.shape)
+        dy.scatter_add_(-1, targets, self._minus_ones)
         dy.mul_(batch.weights_KB.unsqueeze(-1))
         for place in range(len(self._layers) - 1, self._first - 1, -1):
             assert dy is not None
