@@ -44,6 +44,8 @@ WITHIN_S = 600.0
 MOST_PENDING = 1000
 KEPT_S = 3600.0
 """How long the provider's addresses and keys are kept."""
+AGAIN_S = 1.0
+"""Keys are fetched again after this time at the earliest, so that wrong tokens cause no storm."""
 TIMEOUT_S = 10.0
 LEEWAY_S = 60
 ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519"]
@@ -173,7 +175,7 @@ class Provider:
         where = str(self.addresses()["jwks_uri"])
         with self._lock:
             age = time.monotonic() - self._keys[0] if self._keys else KEPT_S
-            if self._keys is None or age >= KEPT_S or (fresh and age > 1.0):
+            if self._keys is None or age >= KEPT_S or (fresh and age > AGAIN_S):
                 self._keys = (time.monotonic(), KeySet.import_key_set(self._json("GET", where)))  # type: ignore[arg-type]
             return self._keys[1]
 

@@ -10,13 +10,16 @@ import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
 from fl.errors import FLError, InputError, UnreachableError
-from server.control import Control, FlowerRun
 from server.controller.moves import Moves
 from server.store.runs import Run
+
+if TYPE_CHECKING:
+    from server.control import Control, FlowerRun
 
 BUNDLE = "app.fab"
 """The app in its run's directory."""

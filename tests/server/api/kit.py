@@ -1,9 +1,14 @@
 """A control room in a directory, filled a little; its API behind starlette's client."""
 
 import dataclasses
+import functools
 import json
+import queue
+import threading
 import time
 
+import anyio
+from anyio.from_thread import BlockingPortal
 from starlette.testclient import TestClient
 
 from server.actions import Actions
@@ -126,6 +131,20 @@ def fill(store, folder, now_s=None):
         session.add(Alias(name="production", model=1, by="ada", at_s=now_s))
 
 
+@functools.cache
+def _portal():
+    """An event loop for all clients; without it starlette makes a thread and a loop for each request."""
+    found = queue.SimpleQueue()
+
+    async def serve():
+        async with BlockingPortal() as portal:
+            found.put(portal)
+            await portal.sleep_until_stopped()
+
+    threading.Thread(target=anyio.run, args=(serve,), daemon=True).start()
+    return found.get(timeout=30)
+
+
 @dataclasses.dataclass
 class Room:
     """A control room."""
@@ -138,7 +157,9 @@ class Room:
 
     def client(self, token=LOCAL_TOKEN, **options):
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        return TestClient(self.app, base_url="https://fl.example.org", headers=headers, **options)
+        client = TestClient(self.app, base_url="https://fl.example.org", headers=headers, **options)
+        client.portal = _portal()
+        return client
 
     def user(self, name, role="viewer", projects=("*",), **options):
         """A client of a new user."""

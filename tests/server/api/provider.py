@@ -5,6 +5,7 @@ It is written from the standard (OpenID Connect Core 1.0, RFC 6749, RFC 7636), w
 
 import base64
 import contextlib
+import functools
 import hashlib
 import hmac
 import json
@@ -20,12 +21,18 @@ from joserfc.jwk import ECKey, RSAKey
 CLIENT, SECRET = "fedfleet", "a secret: with odd/characters"
 
 
+@functools.cache
+def first_key():
+    """Made once: that takes longer than most tests."""
+    return RSAKey.generate_key(2048, {"kid": "first", "use": "sig", "alg": "RS256"})
+
+
 class Provider:
     """Who signs in is ``claims``; ``lies`` changes what its ID tokens say, ``header`` how they are signed."""
 
     def __init__(self):
         self.claims = {"sub": "u-1", "preferred_username": "ada", "groups": ["fl-operators"]}
-        self.key = RSAKey.generate_key(2048, {"kid": "first", "use": "sig", "alg": "RS256"})
+        self.key = first_key()
         self.signs_with, self.algorithm = self.key, "RS256"
         self.lies, self.userinfo, self.codes = {}, {}, {}
         self.issuer = ""

@@ -36,8 +36,8 @@ def test_nobody_sees_anything_without_signing_in(room):
 
 
 @pytest.mark.parametrize("token", ["", "x", "fl_" + "A" * 43])
-def test_a_wrong_token_is_refused(room, token):
-    answer = room.client(token=None).get("/api/v1/runs", headers={"Authorization": f"Bearer {token}"})
+def test_a_wrong_token_is_refused(same_room, token):
+    answer = same_room.client(token=None).get("/api/v1/runs", headers={"Authorization": f"Bearer {token}"})
     assert status(answer, 401).json()["title"] == "SignInError"
 
 
@@ -88,14 +88,19 @@ CHANGES = [
 ]
 
 
+@pytest.fixture(scope="module")
+def lower(same_room):
+    """By role: somebody of the one below it."""
+    return {"operator": same_room.user("ada", "viewer"), "admin": same_room.user("bob", "operator")}
+
+
 @pytest.mark.parametrize(("method", "path", "body", "role"), CHANGES)
-def test_a_lower_role_is_refused_and_nothing_changes(room, method, path, body, role):
-    client = room.user("ada", "viewer" if role == "operator" else "operator")
-    with room.store.read() as session:
+def test_a_lower_role_is_refused_and_nothing_changes(same_room, lower, method, path, body, role):
+    with same_room.store.read() as session:
         before = len(list(audit.rows(session)))
-    answer = status(client.request(method, path, json=body), 403)
+    answer = status(lower[role].request(method, path, json=body), 403)
     assert f"this needs {role}" in answer.json()["detail"]
-    with room.store.read() as session:
+    with same_room.store.read() as session:
         assert len(list(audit.rows(session))) == before
 
 

@@ -1,11 +1,11 @@
 """Sign-in at an identity provider that really runs, that is honest, and that is not."""
 
-import time
 import urllib.parse
 
 import pytest
 
 from fl.errors import ConfigError
+from server.api import oidc
 from server.api.config import OidcConfig
 from server.api.oidc import local_path, role_of
 from tests.server.api import kit, provider
@@ -82,10 +82,13 @@ def test_groups_are_taken_from_userinfo_where_the_token_has_none_unless_it_is_so
     assert "has no role here; groups: none" in answer.json()["detail"]
 
 
-def test_a_new_key_of_the_provider_is_fetched(room, idp):
+def test_a_new_key_of_the_provider_is_fetched_but_not_at_once_again(room, idp, monkeypatch):
     sign_in(room, idp)
     idp.rotate()
-    time.sleep(1.1)  # keys are fetched again once a second at most, so that wrong tokens cause no storm
+    monkeypatch.setattr(oidc, "AGAIN_S", 60.0)
+    _, answer = sign_in(room, idp)
+    assert answer.status_code == 401
+    monkeypatch.setattr(oidc, "AGAIN_S", 0.0)
     _, answer = sign_in(room, idp)
     assert answer.status_code == 303, answer.text
 

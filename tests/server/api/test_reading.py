@@ -7,16 +7,16 @@ from server.store.runs import Reply
 from tests.server.api import kit
 
 
-def test_the_openapi_document_describes_every_route(room):
-    document = room.client().get("/api/v1/openapi.json").json()
+def test_the_openapi_document_describes_every_route(same_room):
+    document = same_room.client().get("/api/v1/openapi.json").json()
     assert {"/api/v1/runs", "/api/v1/sites/{id}", "/api/v1/events", "/api/v1/audit/verify"} <= set(document["paths"])
     names = [operation["operationId"] for path in document["paths"].values() for operation in path.values()]
     assert len(names) == len(set(names))
     assert all(operation["summary"] for path in document["paths"].values() for operation in path.values())
 
 
-def test_every_site_says_in_words_what_it_does_and_what_to_type(room):
-    found = room.client().get("/api/v1/sites").json()
+def test_every_site_says_in_words_what_it_does_and_what_to_type(same_room):
+    found = same_room.client().get("/api/v1/sites").json()
     north, south = found["sites"]["items"]
     assert (north["words"], north["level"]) == ("training round 2 of 20261126-digits", "good")
     assert (south["words"], south["condition"], south["advice"]) == (
@@ -39,21 +39,21 @@ def test_every_site_says_in_words_what_it_does_and_what_to_type(room):
         ({"label": "region=x"}, []),
     ],
 )
-def test_sites_are_filtered(room, query, expected):
-    found = room.client().get("/api/v1/sites", params=query).json()
+def test_sites_are_filtered(same_room, query, expected):
+    found = same_room.client().get("/api/v1/sites", params=query).json()
     assert [row["id"] for row in found["sites"]["items"]] == expected
     assert (found["total"], found["found"]) == (2, len(expected))
 
 
-def test_one_site_shows_its_history(room):
-    found = room.client().get("/api/v1/sites/north").json()
+def test_one_site_shows_its_history(same_room):
+    found = same_room.client().get("/api/v1/sites/north").json()
     assert found["events"][0]["what"] == "approved"
     assert {(reply["round"], reply["outcome"]) for reply in found["replies"]} == {(1, "landed"), (2, "asked")}
 
 
-def test_what_is_not_there_is_404_with_what_to_type(room):
+def test_what_is_not_there_is_404_with_what_to_type(same_room):
     for path, hint in (("sites/x", "fl site list"), ("runs/x", "fl run list"), ("models/x", "fl model list")):
-        answer = room.client().get(f"/api/v1/{path}")
+        answer = same_room.client().get(f"/api/v1/{path}")
         assert answer.status_code == 404
         assert answer.headers["content-type"] == "application/problem+json"
         assert answer.json()["hint"] == hint
@@ -71,8 +71,8 @@ def test_pages_of_runs_hold_each_run_once(room):
 
 
 @pytest.mark.parametrize("query", [{"limit": 0}, {"limit": 1001}, {"after": "x"}, {"after": "-1"}, {"state": "odd"}])
-def test_a_wrong_question_is_refused_and_says_where(room, query):
-    answer = room.client().get("/api/v1/runs", params=query)
+def test_a_wrong_question_is_refused_and_says_where(same_room, query):
+    answer = same_room.client().get("/api/v1/runs", params=query)
     assert answer.status_code == 422
     assert next(iter(query)) in answer.json()["detail"] or "no run is ever" in answer.json()["detail"]
 
@@ -101,8 +101,8 @@ def test_a_run_without_measured_energy_says_none_instead_of_nothing_used(room):
     assert (usage["energy_j"], usage["measured"], usage["trainings"], usage["gpu_s"]) == (None, 0, 2, 0)
 
 
-def test_rounds_and_timeline_agree_on_who_took_part(room):
-    client = room.client()
+def test_rounds_and_timeline_agree_on_who_took_part(same_room):
+    client = same_room.client()
     rounds = client.get("/api/v1/runs/1/rounds").json()["items"]
     assert [(entry["number"], entry["state"]) for entry in rounds] == [(2, "open"), (1, "committed")]
     assert rounds[1]["outcomes"] == {"landed": 2}
@@ -128,11 +128,11 @@ def test_a_metric_that_is_not_finite_is_null(room):
     assert room.client().get("/api/v1/runs/1/curves").json()["sites/loss"] == [[1, None]]
 
 
-def test_a_model_is_downloaded_by_its_name(room):
-    answer = room.client().get("/api/v1/models/production/file")
+def test_a_model_is_downloaded_by_its_name(same_room):
+    answer = same_room.client().get("/api/v1/models/production/file")
     assert answer.content == b"arrays"
     assert answer.headers["etag"] == "sha"
-    assert room.client().get("/api/v1/models/production").json()["aliases"] == ["production"]
+    assert same_room.client().get("/api/v1/models/production").json()["aliases"] == ["production"]
 
 
 def test_the_queue_hides_other_projects_and_keeps_their_places(room):
