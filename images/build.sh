@@ -46,7 +46,8 @@ fi
 say "$name: wheels"
 mkdir "$work/wheels" "$work/own" "$work/source"
 (cd "$root" && cp -a --parents -t "$work/source" pyproject.toml README.md LICENSE fl server edge simulations)
-"$PYTHON" -m pip wheel --quiet --disable-pip-version-check --constraint "$root/constraints.txt" \
+# The time in our own wheel is the image's, because pip writes the wheel's digest into what it installs.
+SOURCE_DATE_EPOCH=$EPOCH "$PYTHON" -m pip wheel --quiet --disable-pip-version-check --constraint "$root/constraints.txt" \
     --wheel-dir "$work/wheels" pip "$work/source${extras:+[$extras]}" 2>&1 |
     grep -v "neither a file nor a directory" >&2 || true
 mv "$work"/wheels/fedfleet-*.whl "$work/own/"
