@@ -37,6 +37,7 @@ Context = aio.ServicerContext[Any, Any]
 PROTOCOL = 1
 CLOCK_TOLERANCE_S = 60.0
 FORBIDDEN, UNAVAILABLE = 403, 503
+TROUBLE = "the centre has trouble of its own"
 JOINS_AT_ONCE = 4
 
 
@@ -54,6 +55,7 @@ class Door:
         self.centre, self.generation = centre, 0
         self._config, self._nodes, self._counters = config, nodes, counters
         self._limits: dict[str, SiteLimits] = {}
+        self._trouble = ""
 
     def changed(self) -> None:
         """The registry changed: streams look again."""
@@ -65,6 +67,7 @@ class Door:
 
         Raises:
             RefusedError: If it is not let in.
+            StorageError: If the store does not answer.
         """
         return self.centre.site_of_certificate(der)
 
@@ -78,6 +81,10 @@ class Door:
         except RefusedError as err:
             self._counters.refused += 1
             await _abort(context, grpc.StatusCode.PERMISSION_DENIED, err.message)
+        except FLError as err:  # the store is away: nobody knows who was revoked, so everybody waits
+            self._say(err.message)
+            await _abort(context, grpc.StatusCode.UNAVAILABLE, TROUBLE)
+        self._trouble = ""
         try:
             delay_s = limits.enter()
         except RefusedError as err:
@@ -95,12 +102,18 @@ class Door:
             self._counters.refused += 1
             await _abort(context, grpc.StatusCode.PERMISSION_DENIED, err.message)
         except FLError as err:
-            log.error("%s", err.message)
-            await _abort(context, grpc.StatusCode.UNAVAILABLE, "the centre has trouble of its own")
+            self._say(err.message)
+            await _abort(context, grpc.StatusCode.UNAVAILABLE, TROUBLE)
         finally:
             limits.leave()
             node.calls -= 1
             node.contact_at = time.monotonic()
+
+    def _say(self, words: str) -> None:
+        """Log what is wrong here; every call of every site finds the same, so once."""
+        if words != self._trouble:
+            log.error("%s", words)
+        self._trouble = words
 
     async def watched(self, der: bytes, pieces: AsyncIterator[T]) -> AsyncIterator[T]:
         """Pieces of a stream, for as long as its site is let in."""
@@ -237,6 +250,9 @@ class EnrolmentService(link_pb2_grpc.EnrolmentServicer):
         except RefusedError as err:
             self._counters.refused += 1
             await _abort(context, grpc.StatusCode.PERMISSION_DENIED, err.message)
+        except FLError as err:
+            log.error("%s", err.message)
+            await _abort(context, grpc.StatusCode.UNAVAILABLE, TROUBLE)
 
 
 def certificate(context: Context) -> bytes:

@@ -16,10 +16,10 @@ import sqlalchemy
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from fl.errors import ConfigError, StorageError
+from fl.errors import ConfigError
 from server.store import runs as _runs  # noqa: F401  # its tables belong to ``Base`` too
 from server.store.models import Base
-from server.store.places import Place, SqliteFile, Watch, options
+from server.store.places import Place, SqliteFile, Watch, options, unusable
 
 REVISION = "0003"
 """The newest step in ``migrations/versions``."""
@@ -45,7 +45,7 @@ class Store:
         try:
             self._upgrade()
         except OperationalError as err:
-            raise self._unusable(err) from err
+            raise unusable(self.place, err.orig) from err
         except sqlalchemy.exc.DatabaseError as err:
             raise ConfigError(f"{self.place.words} is no store of fedfleet: {err.orig}") from err
 
@@ -96,13 +96,9 @@ class Store:
                 self._here.session = session if writes else None
                 yield session
         except OperationalError as err:
-            raise self._unusable(err) from err
+            raise unusable(self.place, err.orig) from err
         finally:
             self._here.session = None
-
-    def _unusable(self, err: OperationalError) -> StorageError:
-        why = str(err.orig).strip().partition("\n")[0]
-        return StorageError(f"cannot use {self.place.words}: {why}", hint=self.place.hint)
 
     def _upgrade(self) -> None:
         found = self.revision()

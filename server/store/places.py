@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import sqlalchemy
 from sqlalchemy import event
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, OperationalError
 
 from fl.errors import ConfigError, StorageError
 from fl.files import read_secret
@@ -28,7 +28,7 @@ CONNECT_S = 10
 
 
 class Watch(Protocol):
-    """Tells whether a store has changed."""
+    """Tells whether a store has changed; raises ``StorageError`` if it does not answer."""
 
     def version(self) -> object:
         """Differs from the one before if anybody else committed something; it may also differ without."""
@@ -88,7 +88,7 @@ class SqliteFile:
 
     def watch(self, engine: sqlalchemy.Engine) -> Watch:
         """See ``Place``."""
-        return _SqliteWatch(self.path)
+        return _SqliteWatch(self)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ class Postgres:
 
     def watch(self, engine: sqlalchemy.Engine) -> Watch:
         """See ``Place``."""
-        return _PostgresWatch(engine)
+        return _PostgresWatch(self, engine)
 
 
 def place_of(path: Path, url_file: Path | None = None) -> Place:
@@ -156,33 +156,49 @@ def from_url(text: str, origin: str) -> Postgres:
     return Postgres(url.set(drivername=DRIVER))
 
 
+def unusable(place: Place, err: Exception | None) -> StorageError:
+    """What to say when a store does not do what it is asked."""
+    why = str(err).strip().partition("\n")[0]
+    return StorageError(f"cannot use {place.words}: {why}", hint=place.hint)
+
+
 class _SqliteWatch:
     """``PRAGMA data_version`` of a connection of its own changes with each commit of anybody else."""
 
-    def __init__(self, path: Path) -> None:
-        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_MS / 1000)
+    def __init__(self, place: SqliteFile) -> None:
+        self._place = place
+        self._db = sqlite3.connect(place.path, isolation_level=None, check_same_thread=False, timeout=BUSY_MS / 1000)
 
     def version(self) -> object:
-        return self._db.execute("PRAGMA data_version").fetchone()
+        return self._ask("PRAGMA data_version")
 
     def revision(self) -> int:
-        found = self._db.execute("SELECT value FROM revision").fetchone()
+        return self._ask("SELECT value FROM revision")
+
+    def _ask(self, question: str) -> int:
+        try:
+            found = self._db.execute(question).fetchone()
+        except sqlite3.Error as err:
+            raise unusable(self._place, err) from err
         return int(found[0]) if found else 0
 
 
 class _PostgresWatch:
     """PostgreSQL has no such counter: the revision itself is looked at, over a connection that is kept."""
 
-    def __init__(self, engine: sqlalchemy.Engine) -> None:
-        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+    def __init__(self, place: Postgres, engine: sqlalchemy.Engine) -> None:
+        self._place, self._engine = place, engine.execution_options(isolation_level="AUTOCOMMIT")
         self._lock = threading.Lock()
 
     def version(self) -> object:
         return self.revision()
 
     def revision(self) -> int:
-        with self._lock, self._engine.connect() as connection:
-            return int(connection.exec_driver_sql("SELECT value FROM revision").scalar() or 0)
+        try:
+            with self._lock, self._engine.connect() as connection:
+                return int(connection.exec_driver_sql("SELECT value FROM revision").scalar() or 0)
+        except OperationalError as err:
+            raise unusable(self._place, err.orig) from err
 
 
 def options(place: Place, *, writes: bool) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """``fl server`` and ``fl site`` as an operator types them."""
 
+import contextlib
 import json
+import sqlite3
 import stat
 
 import pytest
@@ -146,6 +148,20 @@ def test_each_change_leaves_a_row_with_who_made_it_and_what_was_there_before_and
         ("site.rejoin", "potsdam", {"state": "revoked", "reason": "sold"}, {"new_keys": True}),
         ("site.refuse", "potsdam", {}, {"reason": "who is this?"}),
     ]
+
+
+@pytest.mark.parametrize("words", [("site", "list"), ("site", "add", "berlin"), ("server", "show"), ("audit", "list")])
+def test_a_store_of_a_newer_fedfleet_is_said_in_one_line_and_left_alone(fl, path, words):
+    with contextlib.closing(sqlite3.connect(path / "store.db")) as store, store:
+        store.execute("UPDATE alembic_version SET version_num = '9999'")
+    before = (path / "store.db").read_bytes()
+    said = fl(*words, status=2)
+    first, *others = said.err.strip().splitlines()
+    assert "store.db is of step 9999, this fl knows steps up to" in first
+    assert len(others) <= 1  # what to do
+    assert "install the newer fedfleet" in said.err
+    assert "Traceback" not in said.err
+    assert (path / "store.db").read_bytes() == before
 
 
 def test_the_centre_is_shown(fl, path):
