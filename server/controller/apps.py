@@ -70,7 +70,8 @@ class Apps:
             UnreachableError: If SuperLink does not answer; the app is where it was.
         """
         control = self._superlink()
-        if life := self._life(run):  # SuperLink got it before its answer was lost
+        life = self._life(run) if run.state == "interrupted" else None
+        if life is not None:  # SuperLink got it before its answer was lost
             with contextlib.suppress(InputError):
                 control.stop(life.run_id)
         if not self._moves.move(run, "start", lives=run.lives + 1, flower_run=None):

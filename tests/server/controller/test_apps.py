@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fl.errors import BusyError, ConfigError
+from fl.errors import BusyError, ConfigError, UnreachableError
 from server import audit
 from server.controller.apps import BUNDLE
 from tests.server.controller.test_controller import ADA, Play, PlayedSuperLink
@@ -118,6 +118,28 @@ def test_a_superlink_that_is_away_keeps_an_app_in_its_place_and_one_without_memo
     play.tick()
     assert (play.run(name).state, play.run(name).reason) == ("failed", "SuperLink does not know it any more")
     assert play.run(later).state == "starting"
+
+
+def test_an_answer_that_is_lost_starts_no_second_one(play):
+    name, start_run = submit(play), play.superlink.start_run
+
+    def lose(*given):
+        start_run(*given)
+        raise UnreachableError("no SuperLink answers")
+
+    play.superlink.start_run = lose
+    play.tick()
+    assert play.run(name).state == "interrupted"
+    play.superlink.start_run = start_run
+    play.tick()
+    assert (play.run(name).state, play.run(name).flower_run, play.superlink.alive()) == ("starting", "2", [2])
+
+
+def test_the_same_app_that_somebody_else_runs_is_left_alone(play):
+    play.superlink.start_run(b"", {})
+    submit(play)
+    play.tick(3)
+    assert play.superlink.alive() == [1, 2]
 
 
 def test_what_is_no_app_or_has_no_such_key_leaves_nothing_behind(play, tmp_path):
