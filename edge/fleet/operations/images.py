@@ -29,16 +29,18 @@ def imported(ctr: str, reference: str, digest: str, media_type: str, size_bytes:
         size_bytes: Of that.
         blobs: Digests of all its blobs without ``sha256:``, the manifest included.
     """
-    if look(Images, ctr=ctr).get(reference) == digest:
+    # A chart asks by digest, and the kubelet then looks for that name: the tag alone would send it to a registry.
+    names = (reference, f"{reference.rpartition(':')[0]}@{digest}")
+    there = look(Images, ctr=ctr)
+    if all(there.get(name) == digest for name in names):
         host.noop(f"{reference} is there")
         return
-    entry = {
-        "mediaType": media_type,
-        "digest": digest,
-        "size": size_bytes,
-        "annotations": {"io.containerd.image.name": reference, "org.opencontainers.image.ref.name": reference},
-    }
-    index = json.dumps({"schemaVersion": 2, "manifests": [entry]}, sort_keys=True)
+    entry = {"mediaType": media_type, "digest": digest, "size": size_bytes}
+    entries = [
+        {**entry, "annotations": {"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name}}
+        for name in names
+    ]
+    index = json.dumps({"schemaVersion": 2, "manifests": entries}, sort_keys=True)
     lines = [
         "set -e",
         f"d=$(mktemp -d {tools.HOME}/import.XXXXXX)",
@@ -49,6 +51,6 @@ def imported(ctr: str, reference: str, digest: str, media_type: str, size_bytes:
         'printf %s \'{"imageLayoutVersion":"1.0.0"}\' > "$d/oci-layout"',
         'cat > "$d/index.json"',
         f'tar -C "$d" -cf - . | {ctr} images import -',
-        f"{ctr} images label {shlex.quote(reference)} {PINNED}",
+        *(f"{ctr} images label {shlex.quote(name)} {PINNED}" for name in names),
     ]
     yield command("\n".join(lines), timeout_s=900, stdin=f"{index}\n")

@@ -131,8 +131,8 @@ class FakeSite:
         ):
             state["files"][found[2]] = [found[1], "644"]
         elif "images import -" in line:
-            entry = json.loads(stdin)["manifests"][0]
-            state["images"][entry["annotations"]["io.containerd.image.name"]] = entry["digest"]
+            for entry in json.loads(stdin)["manifests"]:
+                state["images"][entry["annotations"]["io.containerd.image.name"]] = entry["digest"]
         elif found := re.search(r"= ([0-9a-f]{64}) \] && sync", line):
             state["blobs"][found[1]] = state["blobs"].pop(f"{found[1]}.part")
         elif line.startswith("cd /var/lib/fedfleet/blobs && rm"):

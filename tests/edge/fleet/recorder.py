@@ -147,7 +147,8 @@ def ctr(words):
                 if f"./blobs/sha256/{layer['digest'][7:]}" not in names:
                     print(f"content {layer['digest']} not found", file=sys.stderr)
                     return 1
-        state["images"][entry["annotations"]["io.containerd.image.name"]] = entry["digest"]
+        for entry in index["manifests"]:
+            state["images"][entry["annotations"]["io.containerd.image.name"]] = entry["digest"]
         save(state)
     return 0
 
