@@ -77,13 +77,17 @@ metadata: {{name: {NAMESPACE}}}
         self.install()
         self.url = f"https://{self.address('fl-server')}:8444"
         self.wait_ready()
+        first = self.pod()["metadata"]["name"]
         self.install()
-        self.wait_ready()
-        self.ca.write_text(self.inside("cat", f"{HOME}/control/authorities.pem"))
+        self.wait_ready(other_than=first)
+        # Ready is the gateway; the control room comes a moment later.
+        file = f"{HOME}/control/authorities.pem"
+        self.ca.write_text(self.inside("sh", "-c", f"until [ -s {file} ]; do sleep 0.2; done; cat {file}"))
         self.inside("fl", "user", "add", "operator", "--role", "admin", "--out", "/tmp/operator.token")
         token = self.inside("cat", "/tmp/operator.token")
         self.token.touch(mode=0o600)
         self.token.write_text(token)
+        self.kube.wait(self._answers, "the control room answers", 60, [NAMESPACE])
 
     @property
     def asked(self):
@@ -95,6 +99,12 @@ metadata: {{name: {NAMESPACE}}}
         headers = {"Authorization": f"Bearer {self.token.read_text().strip()}"}
         with httpx.Client(verify=str(self.ca), headers=headers, timeout=20) as client:
             return client.get(f"{self.url}{path}", **more)
+
+    def _answers(self):
+        try:
+            return self.api("/api/v1/me").status_code == 200
+        except httpx.HTTPError:
+            return False
 
     def address(self, service):
         """The cluster's address of a Service."""
