@@ -10,6 +10,7 @@ from fastapi import Path as InPath
 from pydantic import BaseModel, ConfigDict, Field
 
 from fl.errors import InputError
+from fl.link.token import JoinToken
 from server.api.auth import SiteKeeper, Viewer
 from server.api.context import context_of
 from server.views import fleet as views
@@ -43,6 +44,27 @@ class Approval(_Strict):
     """Let a site in: with the fingerprint that its owner sees."""
 
     fingerprint: Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class Again(_Strict):
+    """Another join token."""
+
+    hours: Annotated[float | None, Field(gt=0, le=720, description="How long its join token can be used.")] = None
+
+
+class NewId(_Strict):
+    """A site's new id."""
+
+    id: Annotated[str, Field(min_length=1, max_length=63)]
+
+
+class Labels(_Strict):
+    """Labels to give a site, and to take away."""
+
+    labels: Annotated[
+        dict[str, Annotated[str, Field(max_length=63)] | None],
+        Field(max_length=50, description="New values; null takes a label away; others stay."),
+    ]
 
 
 class Because(_Strict):
@@ -86,8 +108,7 @@ def show_site(request: Request, current: Viewer, id: Id) -> views.SiteDetail:
 @router.post("/sites", status_code=201)
 def add_site(request: Request, current: SiteKeeper, wanted: NewSite) -> Invitation:
     """Invite a site: the answer has its join token, which is shown this once."""
-    token = context_of(request).actions.add_site(current.actor, wanted.id, hours=wanted.hours)
-    return Invitation(site=token.site, token=token.encode(), expires_s=float(token.expires_s))
+    return _invitation(context_of(request).actions.add_site(current.actor, wanted.id, hours=wanted.hours))
 
 
 @router.post("/sites/{id}/approve", status_code=204)
@@ -123,6 +144,32 @@ def revoke_site(request: Request, current: SiteKeeper, id: Id, given: Because) -
     """Let a site in no longer, from its next message on; its keys never come back."""
     _check(request, current, id)
     context_of(request).actions.revoke(current.actor, id, given.reason)
+
+
+@router.post("/sites/{id}/rejoin")
+def rejoin_site(request: Request, current: SiteKeeper, id: Id, given: Again) -> Invitation:
+    """Another join token for a site that lost its keys, slept too long, or was revoked; shown this once."""
+    _check(request, current, id)
+    return _invitation(context_of(request).actions.rejoin_site(current.actor, id, hours=given.hours))
+
+
+@router.post("/sites/{id}/rename")
+def rename_site(request: Request, current: SiteKeeper, id: Id, given: NewId) -> Invitation:
+    """Give a site another id; it is out until it joins again, with the token of the answer."""
+    _check(request, current, id)
+    token, _ = context_of(request).actions.rename_site(current.actor, id, given.id)
+    return _invitation(token)
+
+
+@router.patch("/sites/{id}/labels", status_code=204)
+def label_site(request: Request, current: SiteKeeper, id: Id, given: Labels) -> None:
+    """Give a site labels, by which runs choose sites."""
+    _check(request, current, id)
+    context_of(request).actions.label(current.actor, id, given.labels)
+
+
+def _invitation(token: JoinToken) -> Invitation:
+    return Invitation(site=token.site, token=token.encode(), expires_s=float(token.expires_s))
 
 
 def labels_from(given: list[str] | tuple[str, ...]) -> dict[str, str]:
