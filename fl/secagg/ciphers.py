@@ -23,7 +23,7 @@ LONG_BYTES = 1 << 20
 GCM_MOST_BYTES = 1 << 35
 """Longer streams stay with CTR: GCM has a limit of its own, 2**36 - 32 bytes."""
 
-_ZEROS = bytes(BLOCK_BYTES)
+_ZEROS = memoryview(bytes(BLOCK_BYTES))
 _POLYNOMIAL = 1 << 128 | 0x87  # x^128 + x^7 + x^2 + x + 1
 
 
@@ -51,7 +51,7 @@ def fill(context: CipherContext, out: memoryview) -> None:
     A cipher writes as many bytes as it was given and says nothing about a longer buffer, so what it wrote is
     checked: a byte left over would be a parameter without its mask.
     """
-    written = context.update_into(_ZEROS[: len(out)] if len(out) < BLOCK_BYTES else _ZEROS, out)
+    written = context.update_into(_ZEROS[: len(out)], out)
     if written != len(out):
         raise RuntimeError(f"the cipher wrote {written} of {len(out)} bytes")
 
