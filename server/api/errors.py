@@ -72,11 +72,10 @@ Page = Callable[[Request, FLError, int], Response]
 
 def problem(request: Request, error: FLError) -> Response:
     """An error as the API answers it; as a page for a browser, outside the API proper."""
-    page: Page | None = getattr(request.app.state, "error_page", None)
-    if page is not None and "text/html" in request.headers.get("accept", ""):
-        return page(request, error, status_of(error))
-    headers = {}
     status = status_of(error)
+    if (page := _page(request, error, status)) is not None:
+        return page
+    headers = {}
     if status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="fedfleet"'
     if isinstance(error, TooOftenError):
@@ -84,6 +83,14 @@ def problem(request: Request, error: FLError) -> Response:
     elif status == 503:
         headers["Retry-After"] = "5"
     return _answer(request, status, type(error).__name__, error.message, error.hint, headers)
+
+
+def _page(request: Request, error: FLError, status: int) -> Response | None:
+    """The error as a page, for a browser; ``None`` for a program."""
+    page: Page | None = getattr(request.app.state, "error_page", None)
+    if page is None or "text/html" not in request.headers.get("accept", ""):
+        return None
+    return page(request, error, status)
 
 
 def install(app: FastAPI) -> None:
@@ -99,12 +106,16 @@ def install(app: FastAPI) -> None:
         where = ".".join(str(part) for part in first["loc"])
         words = str(first["msg"])
         said = f"{where}: {words[:1].lower()}{words[1:]}"[:300]
+        if (page := _page(request, InputError(said), 422)) is not None:
+            return page
         return _answer(request, 422, "InputError", said, "see /api/v1/openapi.json", {})
 
     @app.exception_handler(HTTPException)
     def _http(request: Request, error: HTTPException) -> Response:
         words = {404: "nothing is here", 405: f"{request.method} is not possible here"}
         said = words.get(error.status_code, str(error.detail).lower())
+        if (page := _page(request, InputError(said), error.status_code)) is not None:
+            return page
         return _answer(request, error.status_code, "InputError", said, None, dict(error.headers or {}))
 
     @app.exception_handler(SQLAlchemyError)
@@ -116,7 +127,8 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     def _bug(request: Request, error: Exception) -> Response:
         log.error("a bug in %s %s", request.method, request.url.path, exc_info=error)
-        return _answer(request, 500, "Bug", "this is a bug of fedfleet; its log has the trace", None, {})
+        said = "this is a bug of fedfleet; its log has the trace"
+        return _page(request, FLError(said), 500) or _answer(request, 500, "Bug", said, None, {})
 
 
 def _answer(

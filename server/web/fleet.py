@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import Response
 
 from fl.errors import InputError
+from fl.report import words
 from server.api.context import context_of
 from server.api.sites import labels_from
 from server.views import fleet as views
@@ -19,6 +21,7 @@ from server.web.page import back_to, changing, draw, signed
 router = APIRouter()
 
 Text = Annotated[str, Form(max_length=500)]
+MIB = 1 << 20
 LEVELS = ("bad", "warn", "good", "idle")
 
 
@@ -45,7 +48,8 @@ def show_site(request: Request, site: str) -> Response:
     with context.store.read() as session:
         found = views.site(session, time.time(), site, visible=current.visible)
         used = usage(session, by="site", site=site, prices=context.prices, visible=current.visible)
-    return draw(request, "site.html", current, site=found, used=used[0].amount if used else None)
+    facts = list(_words_of(found.facts))
+    return draw(request, "site.html", current, site=found, facts=facts, used=used[0].amount if used else None)
 
 
 @router.post("/sites/{site}/{change}")
@@ -72,3 +76,14 @@ def change_site(
         case _:
             raise InputError(f"a site cannot be {change[:40]!r}", hint="approve, refuse, quarantine, release, revoke")
     return back_to(f"/sites/{site}", f"{change}: done")
+
+
+def _words_of(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What a site's probe found, as a page has it. It may say anything: what is unknown or no fact is left out."""
+    for name, value in facts.items():
+        if name.endswith("_mib") and isinstance(value, (int, float)) and not isinstance(value, bool):
+            yield name.removesuffix("_mib").replace("_", " "), words.size(value * MIB)
+        elif isinstance(value, bool):
+            yield name.replace("_", " "), "yes" if value else "no"
+        elif isinstance(value, (str, int, float)) and value != "":
+            yield name.replace("_", " "), str(value)

@@ -67,10 +67,11 @@ def _add_sites(session, draw, ids, now_s):
         facts = {
             "fedfleet": "0.1.0",
             "gpus": [{"name": name} for name in gpus],
-            "cpus": draw.choice((8, 16, 32)),
+            "cores": draw.choice((8, 16, 32)),
             "memory_mib": draw.choice((32, 64, 128)) * 1024,
+            "memory_limit_mib": None,
             "disk_free_mib": draw.randrange(20, 900) * 1024,
-            "kubernetes": "v1.33.4",
+            "kubernetes": True,
         }
         report = SiteReport(
             facts=facts,

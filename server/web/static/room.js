@@ -33,11 +33,13 @@
     try {
       const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
       if (answer.redirected && new URL(answer.url).pathname === "/sign-in") { location.href = answer.url; return; }
-      if (!answer.ok) throw new Error(answer.status);
-      swap(new DOMParser().parseFromString(await answer.text(), "text/html"));
+      const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+      if (!answer.ok) throw new Error(fresh.querySelector("h1")?.textContent);
+      swap(fresh);
       say("");
-    } catch {
-      say("The control room does not answer; what is shown may be old. Trying again.");
+    } catch (error) {  // fetch throws a TypeError where nobody answers
+      const what = (!(error instanceof TypeError) && error.message) || "The control room does not answer";
+      say(`${what}; what is shown may be old. Trying again.`);
       again = true;
     } finally {
       busy = false;

@@ -6,8 +6,9 @@ import time
 import pytest
 
 from fl.errors import StorageError
+from fl.link.report import SiteReport
 from server import web
-from server.store.models import Event
+from server.store.models import Event, Site
 from tests.server import seeds
 from tests.server.api import kit
 
@@ -154,6 +155,31 @@ def test_what_a_site_says_is_text(room):
     text = room.client().get("/sites/clinic-0001", headers=HTML).text
     assert "&lt;script&gt;alert(1)" in text
     assert "<script>alert" not in text
+
+
+def test_what_a_probe_found_is_said_in_words_and_what_it_did_not_is_left_out(room):
+    facts = {
+        "memory_mib": 65536,
+        "memory_limit_mib": None,
+        "kubernetes": False,
+        "gpu_problem": "",
+        "oddity": [1],
+        "cores": 8,
+    }
+    with room.store.write() as session:
+        session.get(Site, 2).report = SiteReport(facts=facts).to_json()
+    text = room.client().get("/sites/clinic-0002", headers=HTML).text
+    assert "<dt>memory</dt><dd>64.0 GiB</dd>" in text
+    assert "<dt>kubernetes</dt><dd>no</dd>" in text
+    assert "<dt>cores</dt><dd>8</dd>" in text
+    assert not any(name in text for name in ("memory limit", "gpu problem", "oddity"))
+
+
+def test_a_page_that_is_not_there_is_a_page_for_a_browser_and_a_problem_for_a_program(room):
+    page, problem = room.client().get("/nowhere", headers=HTML), room.client().get("/nowhere")
+    assert (page.status_code, problem.status_code) == (404, 404)
+    assert "<h1>Not found</h1>" in page.text
+    assert problem.json()["detail"] == "nothing is here"
 
 
 def test_a_store_that_is_down_is_said_and_comes_back(room, monkeypatch):
