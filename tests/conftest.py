@@ -2,6 +2,7 @@
 
 import signal
 
+import pytest
 from hypothesis import settings
 
 # A loaded machine is slow, not wrong; a failing example prints how to run it again.
@@ -11,3 +12,14 @@ settings.load_profile("fedfleet")
 # Begun in the background of a script, this process ignores Ctrl-C, and so would every process that a test starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A running Chromium, driven by Playwright."""
+    from tests.e2e import browser
+
+    if not browser.CHROMIUM:
+        pytest.skip(browser.MISSING)
+    with browser.launched() as running:
+        yield running

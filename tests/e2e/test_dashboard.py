@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import shutil
+import re
 import time
-from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page
+from sqlalchemy import delete
 
 from server.audit import Actor
 from server.people import People
 from server.store import Store
+from server.store.places import VARIABLE
+from server.store.runs import WebSession
+from tests.e2e.browser import Watched, is_as_wide_as_the_screen, serious
 from tests.e2e.control_room import Room
+from tests.server.postgres import PostgresServer, programs
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
-AXE = Path(__file__).parent / "axe" / "axe.min.js"
 FILE = """\
 [run]
 name = "{name}"
@@ -33,51 +36,71 @@ quorum = 1.0
 [evaluation]
 sites_every = 1
 """
+EXPECTED = re.compile(r"net::|status of 503")
+"""What the browser itself says of requests while the control room or its store is away."""
+
 SECONDS = 1000.0
 """Playwright counts in milliseconds."""
 
 
-@pytest.fixture(scope="module")
-def room(tmp_path_factory):
-    made = Room(tmp_path_factory.mktemp("room"))
-    yield made
-    made.end()
+BY = Actor(who="test", via="cli")
 
 
 @pytest.fixture(scope="module")
-def token(room):
-    store = Store(room.home.store)
-    people, by = People(store), Actor(who="test", via="cli")
-    people.add_user(by, "ada", "admin")
-    return people.add_token(by, "ada").secret
+def postgres():
+    """The store's server, which can be stopped."""
+    if programs() is None:
+        pytest.skip("no PostgreSQL is installed: apt-get install postgresql")
+    server = PostgresServer()
+    yield server
+    server.end()
 
 
 @pytest.fixture(scope="module")
-def chromium():
-    path = shutil.which("chromium")
-    assert path, "Chromium is not here: apt-get install chromium"
-    with sync_playwright() as play:
-        running = play.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield running
-        running.close()
+def room(tmp_path_factory, postgres):
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv(VARIABLE, postgres.database())
+        made = Room(tmp_path_factory.mktemp("room"))
+        yield made
+        made.end()
+
+
+@pytest.fixture(scope="module")
+def store(room):
+    """The centre's store."""
+    opened = Store(room.home.store)
+    yield opened
+    opened.close()
+
+
+def token_of(store: Store, name: str, role: str, projects: tuple[str, ...] = ("*",)) -> str:
+    people = People(store)
+    people.add_user(BY, name, role, projects)
+    return people.add_token(BY, name).secret
+
+
+@pytest.fixture(scope="module")
+def token(store):
+    return token_of(store, "ada", "admin")
+
+
+def sign_in(page: Page, token: str) -> None:
+    page.goto("/runs")
+    page.get_by_label("Access token").fill(token)
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url("**/runs")
 
 
 @pytest.fixture
-def page(chromium, room, token):
+def page(chromium: Browser, room, token):
     """A page of somebody who has signed in; a script's error, or something that the policy refused, fails the test."""
     context = chromium.new_context(ignore_https_errors=True, base_url=room.client().url)
-    shown, wrong = context.new_page(), []
-    shown.on("pageerror", lambda error: wrong.append(str(error)))
-    shown.on(
-        "console", lambda said: wrong.append(said.text) if said.type == "error" and "net::" not in said.text else None
-    )
-    shown.goto("/runs")
-    shown.get_by_label("Access token").fill(token)
-    shown.get_by_role("button", name="Sign in").click()
-    shown.wait_for_url("**/runs")
+    shown = context.new_page()
+    watched = Watched(shown)
+    sign_in(shown, token)
     yield shown
     context.close()
-    assert not wrong
+    assert [error for error in watched.errors if not EXPECTED.search(error)] == []
 
 
 def start(page: Page, name: str, rounds: int) -> str:
@@ -97,17 +120,6 @@ def confirm(page: Page, verb: str) -> None:
 
 def wait_for_state(page: Page, state: str) -> None:
     page.locator("h1 .state", has_text=state).wait_for(timeout=240 * SECONDS)
-
-
-def serious(page: Page) -> list[str]:
-    """What axe finds that is serious or worse."""
-    page.evaluate(AXE.read_text())
-    found = page.evaluate("axe.run(document)")["violations"]
-    return [
-        f"{one['id']}: {one['help']}: {one['nodes'][0]['html'][:200]}"
-        for one in found
-        if one["impact"] in ("serious", "critical")
-    ]
 
 
 def test_a_round_arrives_while_somebody_looks_and_the_run_is_stopped(page, room):
@@ -156,10 +168,20 @@ def test_a_model_is_promoted_and_the_audit_says_who(page, room):
 def test_axe_finds_nothing_serious_and_nothing_is_wider_than_the_page(page, scheme, width):
     page.set_viewport_size({"width": width, "height": 800})
     page.emulate_media(color_scheme=scheme)
-    for path in ("/", "/sites/site-1", "/runs", "/runs/1", "/runs/new", "/compare", "/models", "/audit"):
+    for path in (
+        "/",
+        "/sites/site-1",
+        "/runs",
+        "/runs/1",
+        "/runs/1/log",
+        "/runs/new",
+        "/compare?run=1&run=2",
+        "/models",
+        "/audit",
+    ):
         page.goto(path)
         assert serious(page) == [], path
-        assert page.evaluate("document.documentElement.scrollWidth") <= width, path
+        assert is_as_wide_as_the_screen(page), path
 
 
 def test_the_keyboard_reaches_everything(page):
@@ -189,6 +211,51 @@ def test_pages_work_without_scripts(chromium, room, token):
     page.get_by_role("button", name="Sign out").click()
     page.get_by_label("Access token").wait_for()
     context.close()
+
+
+def test_a_session_that_is_over_leads_to_signing_in_and_back(page, store, token):
+    page.goto("/models")
+    with store.write() as session:
+        session.execute(delete(WebSession))
+    page.goto("/audit")
+    page.get_by_label("Access token").fill(token)
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url("**/audit")
+    page.goto("/runs")
+    with store.write() as session:
+        session.execute(delete(WebSession))
+    page.wait_for_url("**/sign-in?to=*", timeout=45 * SECONDS)  # a page that is looked at finds out by itself
+
+
+def test_a_run_of_another_project_looks_like_none(chromium, room, store):
+    context = chromium.new_context(ignore_https_errors=True, base_url=room.client().url)
+    page = context.new_page()
+    sign_in(page, token_of(store, "paul", "operator", ("hearts",)))
+    page.get_by_text("No run yet").wait_for()
+    answers = {}
+    for number in (1, 77):
+        answer = page.goto(f"/runs/{number}")
+        answers[number] = answer.status, page.locator("main").inner_text().replace(f"no run {number}", "")
+    assert answers[1] == answers[77]
+    assert answers[1][0] == 404
+    assert page.goto("/audit").status == 403
+    assert serious(page) == []
+    context.close()
+
+
+def test_a_store_that_is_away_is_said_and_comes_back(page, postgres):
+    page.goto("/")
+    page.get_by_role("link", name="site-1").wait_for()
+    postgres.stop()
+    try:
+        page.get_by_text("The store does not answer").wait_for(timeout=60 * SECONDS)
+        assert page.get_by_role("link", name="site-1").is_visible()  # what was known stays
+        assert page.context.new_page().goto("/runs").status == 503
+    finally:
+        postgres.start()
+    page.locator("#pulse").wait_for(state="hidden", timeout=60 * SECONDS)
+    page.goto("/runs")
+    page.get_by_role("link", name="watched").first.wait_for()
 
 
 def test_a_control_room_that_dies_is_said_and_comes_back(page, room):
