@@ -265,9 +265,10 @@ class Channel:
             connection.lost.set()
             raise LostError("the connection was closed") from err
         except asyncio.CancelledError as err:
-            # gRPC cancels who waits on a channel that is closed; whoever cancels this task itself is meant otherwise.
+            # gRPC cancels who waits on a channel that is closed, and also a call that could not be written to its end,
+            # before anybody knows of a loss. Whoever cancels this task itself means it otherwise.
             task = asyncio.current_task()
-            if not connection.lost.is_set() or (task is not None and task.cancelling()):
+            if task is not None and task.cancelling():
                 raise
             raise LostError("the connection was closed") from err
         self.last_contact_s = time.time()

@@ -215,6 +215,10 @@ class Outbox:
                 log.info("not taken now: %s", err.message)
                 await asyncio.sleep(JITTER.uniform(0.5, 1) * LONGEST_PAUSE_S)
                 continue
+            except (GivenUpError, OSError):
+                raise
+            except Exception:  # a reply that nobody sends any more would hold up the site without a word
+                log.exception("sending a reply failed, trying again")
             failures = 0 if before is not None and (reply.missing or 0) < before else failures + 1
             if failures > MOST_FAILURES:
                 raise GivenUpError(f"the centre did not take it after {failures} tries")

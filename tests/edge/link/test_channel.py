@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.supercore.primitives.asymmetric import bytes_to_public_key, verify_signature
 
 from edge.link.certificate import credentials, read_key
-from edge.link.channel import Channel
+from edge.link.channel import Channel, LostError
 from edge.link.renewal import Renewal
 from edge.link.signing import NodeKey
 from fl import ports
@@ -57,6 +57,21 @@ def test_a_held_question_survives_a_lost_connection(tmp_path):
             await until(lambda: len(it.calls("pull-messages")) > 1)
             it.centre.post([b"mail"])
             assert (await pulling).messages_list
+
+    asyncio.run(scenario())
+
+
+def test_a_call_that_could_not_be_written_to_its_end_is_lost_and_cancels_nobody(tmp_path):
+    async def broken():
+        yield link_pb2.PushPiece(data=b"a part")
+        raise asyncio.InvalidStateError("the call is over")  # what gRPC says of a connection that broke meanwhile
+
+    async def scenario():
+        async with world(tmp_path) as it:
+            with pytest.raises(LostError):
+                async with channel(it).calling() as stub:
+                    await stub.Push(broken())
+            assert (await SuperNode(it).beat()).success  # the connection itself is as good as before
 
     asyncio.run(scenario())
 
