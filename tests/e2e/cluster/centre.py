@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import ssl
 import subprocess
 
 import httpx
@@ -58,6 +59,9 @@ class Centre:
 
     def start(self):
         """Install it, wait until it is ready, and make an operator."""
+        self.kube.wait_gone("Namespace", NAMESPACE)
+        self.kube.wait_gone("PersistentVolume", "centre")
+        shutil.rmtree(self._volume, ignore_errors=True)
         self._volume.mkdir(parents=True)
         os.chown(self._volume, USER, USER)
         self.kube.apply(f"""
@@ -97,7 +101,8 @@ metadata: {{name: {NAMESPACE}}}
     def api(self, path, **more):
         """What the control room answers."""
         headers = {"Authorization": f"Bearer {self.token.read_text().strip()}"}
-        with httpx.Client(verify=str(self.ca), headers=headers, timeout=20) as client:
+        trust = ssl.create_default_context(cafile=str(self.ca))
+        with httpx.Client(verify=trust, headers=headers, timeout=20) as client:
             return client.get(f"{self.url}{path}", **more)
 
     def _answers(self):
@@ -151,6 +156,4 @@ metadata: {{name: {NAMESPACE}}}
         """Take everything away."""
         helm("uninstall", "fl-server", "-n", NAMESPACE, "--wait=false", check=False)
         self.kube.delete("Namespace", NAMESPACE)
-        self.kube.wait(lambda: self.kube.get("Namespace", NAMESPACE) is None, f"the end of {NAMESPACE}", 120)
         self.kube.delete("PersistentVolume", "centre")
-        shutil.rmtree(self._volume, ignore_errors=True)

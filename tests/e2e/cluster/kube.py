@@ -131,6 +131,10 @@ class Kube:
             time.sleep(0.3)
         return found
 
+    def wait_gone(self, kind, name, namespace=None, timeout_s=180):
+        """Wait until an object is not there (any more)."""
+        self.wait(lambda: self.get(kind, name, namespace) is None, f"the end of {kind} {name}", timeout_s)
+
     def account_kubeconfig(self, account, namespace, path):
         """A kubeconfig with a ServiceAccount's token, as a pod of it has one."""
         found = self.wait(lambda: self.get("ServiceAccount", account, namespace), f"account {account}")

@@ -86,6 +86,8 @@ class Fleet:
 
     def invite(self, site):
         """A namespace with a join token in its Secret."""
+        for kind in ("system", "tasks"):
+            self.kube.wait_gone("Namespace", f"fl-{kind}-{site}")
         token = self.centre.invite(site)
         self.kube.apply(f"{{apiVersion: v1, kind: Namespace, metadata: {{name: fl-system-{site}}}}}")
         self.kube.apply(
@@ -145,5 +147,3 @@ class Fleet:
             helm("uninstall", "site", "-n", f"fl-system-{site}", "--wait=false", check=False)
             for kind in ("system", "tasks"):
                 self.kube.delete("Namespace", f"fl-{kind}-{site}")
-        for namespace in self.namespaces:
-            self.kube.wait(lambda name=namespace: self.kube.get("Namespace", name) is None, f"end of {namespace}", 180)

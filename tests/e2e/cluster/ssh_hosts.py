@@ -38,6 +38,8 @@ class HostFleet:
 
     def open(self):
         """Make everything; nothing is installed yet."""
+        for namespace in self.namespaces:
+            self.kube.wait_gone("Namespace", namespace)
         forwards = subprocess.run(
             ["sysctl", "-n", "net.ipv4.ip_forward"], capture_output=True, text=True, check=True
         ).stdout.strip()
@@ -137,5 +139,3 @@ class HostFleet:
         self._done.close()
         for namespace in self.namespaces:
             self.kube.delete("Namespace", namespace)
-        for namespace in self.namespaces:
-            self.kube.wait(lambda name=namespace: self.kube.get("Namespace", name) is None, f"end of {namespace}", 180)

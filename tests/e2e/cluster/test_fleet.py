@@ -77,7 +77,7 @@ def test_a_fleet_file_becomes_a_federation(fleet, centre):
 
 
 def test_an_image_that_cannot_be_had_stops_at_the_canary_and_goes_back(fleet):
-    fleet.write(release_s=25, image={"digest": f"sha256:{0:064}", "pullPolicy": "Never"})
+    fleet.write(release_s=40, image={"digest": f"sha256:{0:064}", "pullPolicy": "Never"})
     status, said = fleet.fl("apply", "fleet.yaml")
     assert status == 1, said
     assert [status for status, _ in history("oslo")][-1] == "deployed", history("oslo")
@@ -100,14 +100,14 @@ def test_a_helm_that_is_killed_in_the_middle_is_recovered(fleet):
 
 
 def test_an_upgrade_of_all_sites_during_a_run_loses_no_round(fleet, centre):
-    run = run_with_all(fleet, centre, 5)
+    run = run_with_all(fleet, centre, 12)
     log = fleet.folder / "run.log"
     fleet.kube.wait(lambda: "round 1:" in log.read_text() or run.poll() is not None, "the first round", 200)
     fleet.write(podAnnotations={"example.org/release": "3"})
     status, said = fleet.fl("apply", "fleet.yaml")
     assert status == 0, said
     assert run.poll() is None, "the run was over before the upgrade was"
-    finished(fleet, centre, run, 5)
+    finished(fleet, centre, run, 12)
     assert [history(name)[-1][0] for name in NAMES] == ["deployed"] * 3
 
 
@@ -115,7 +115,7 @@ def test_a_fleet_that_is_removed_leaves_nothing_in_the_cluster(fleet):
     status, said = fleet.fl("remove", "fleet.yaml", "--yes")
     assert status == 0, said
     for namespace in fleet.namespaces:
-        fleet.kube.wait(lambda name=namespace: fleet.kube.get("Namespace", name) is None, f"end of {namespace}", 120)
+        fleet.kube.wait_gone("Namespace", namespace)
 
 
 def helm_of(name):
