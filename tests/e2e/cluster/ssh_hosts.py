@@ -61,6 +61,10 @@ class HostFleet:
         self.key = net.key
         known = "".join(host.known_hosts_line for host in self.hosts.values())
         (self.folder / "known_hosts").write_text(known)
+        self.bundle()
+
+    def bundle(self):
+        """The bundle: the chart, Helm, and the site's image under a name that the cluster does not know yet."""
         hosts.run(program(), "package", ROOT / "helm/fl-site", "-d", self.folder)
         chart = next(self.folder.glob("fl-site-*.tgz"))
         helm = {
