@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
@@ -93,10 +94,20 @@ class Centre:
 
         Raises:
             LostError, RefusedError: As ``call``.
+            OSError: If the content cannot be read.
         """
         size = content.stat().st_size
+        unreadable: list[OSError] = []
 
         async def pieces() -> AsyncIterator[link_pb2.PushPiece]:
+            try:
+                async for piece in read():
+                    yield piece
+            except OSError as err:  # gRPC would only cancel the call
+                unreadable.append(err)
+                raise
+
+        async def read() -> AsyncIterator[link_pb2.PushPiece]:
             head = link_pb2.PushHead(
                 run_id=run_id,
                 session_id=session_id,
@@ -120,7 +131,12 @@ class Centre:
         if size > SMALL_BYTES:
             await self.limits.may_travel()
         async with self.channel.calling() as stub:
-            answer = await stub.Push(pieces(), timeout=STALLED_S)
+            try:
+                answer = await stub.Push(pieces(), timeout=STALLED_S)
+            except asyncio.CancelledError:
+                if unreadable:
+                    raise unreadable[0] from None
+                raise
             return Answer(answer.status or (403 if answer.refusal else 200), answer.body, answer.refusal)
         raise AssertionError("not reached")
 

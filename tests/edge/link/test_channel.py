@@ -261,6 +261,20 @@ def test_a_certificate_that_ran_out_while_the_site_slept_is_said_plainly(tmp_pat
         credentials(home)
 
 
+def test_a_site_that_slept_past_its_certificate_says_so_and_works_once_it_has_joined_again(tmp_path):
+    async def scenario():
+        async with world(tmp_path, start=False) as it:
+            good = it.home.chain.read_bytes()
+            it.home.chain.write_bytes(it.authority.issue(it.site.node_key, uri="urn:fedfleet:site:site-1", days=0))
+            async with link(it) as status:
+                await until(lambda: "certificate ran out on 20" in status.waits_for())
+                assert not it.centre.hellos
+                it.home.chain.write_bytes(good)
+                await until(lambda: it.centre.hellos)
+
+    asyncio.run(scenario())
+
+
 def test_a_key_that_others_can_read_is_not_used(tmp_path):
     home, _, _ = make_home(tmp_path / "site", ["127.0.0.1:9"])
     os.chmod(home.transport_key, 0o644)

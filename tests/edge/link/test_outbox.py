@@ -1,6 +1,7 @@
 """Uploads through losses: resumed at the object, no byte twice after an acknowledgement."""
 
 import asyncio
+import logging
 import random
 
 import httpx
@@ -177,6 +178,28 @@ def test_an_upload_outlives_a_channel_that_is_closed_under_it(tmp_path):
             it.centre.before_object = None
             goes_on.set()
             await until(lambda: it.centre.is_whole(reply))
+
+    asyncio.run(scenario())
+
+
+def test_a_reply_that_the_disk_does_not_give_back_is_lost_and_told_and_the_next_one_goes(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+
+    async def scenario():
+        async with world(tmp_path) as it:
+            it.centre.statuses["push-messages"] = 503
+            node = SuperNode(it)
+            request, contents = reply_to("m" * 64, update(2))
+            await node.reply(request, contents)
+            (directory,) = it.home.outbox.iterdir()
+            (damaged, *_) = contents
+            (directory / damaged).unlink()
+            (directory / damaged).mkdir()  # as a bad sector: it is there, and cannot be read
+            it.centre.statuses.clear()
+            await until(lambda: not it.status.outbox.waiting)
+            assert "a reply was lost: " in caplog.text
+            whole = await node.reply(*reply_to("n" * 64, update(2, 1)))
+            await until(lambda: it.centre.is_whole(whole))
 
     asyncio.run(scenario())
 
