@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -112,6 +113,8 @@ class Ingest:
             self._take(session, run, replies, record)
         self._write_replies(session, replies)
         for (place, name, number), value in self._metrics.items():
+            if not math.isfinite(value):
+                continue  # a model that diverged; SQLite keeps no NaN, and a curve has a gap there
             session.merge(Metric(run=self.run, place=place, name=name, round=number, value=value))
         run.lines = records[-1].seq + 1
         session.flush()

@@ -37,7 +37,7 @@ class ModelRow:
     created_s: float
     aliases: tuple[str, ...]
     """Names that point at it now."""
-    metrics: Mapping[str, Mapping[str, float]]
+    metrics: Mapping[str, Mapping[str, float | None]]
     """Of its round, by place and name."""
 
 

@@ -45,7 +45,7 @@ class RoundRow:
     received_bytes: int
     fold_s: float | None
     model_digest: str
-    metrics: Mapping[str, Mapping[str, float]]
+    metrics: Mapping[str, Mapping[str, float | None]]
     """By place and name."""
     outcomes: Mapping[str, int]
     """How many sites of the training ``landed``, ``failed``, were ``late`` or ``missing``, or are ``asked``."""
@@ -177,7 +177,7 @@ def timeline(
     )
 
 
-def _row(row: Round, metrics: Mapping[str, Mapping[str, float]], outcomes: Mapping[str, int]) -> RoundRow:
+def _row(row: Round, metrics: Mapping[str, Mapping[str, float | None]], outcomes: Mapping[str, int]) -> RoundRow:
     return RoundRow(
         number=row.number,
         state=row.state,

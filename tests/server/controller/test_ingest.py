@@ -1,6 +1,7 @@
 """Journals in tables: what the tables say is what the journal says, however the ingest was cut into pieces."""
 
 import dataclasses
+import math
 import random
 import time
 
@@ -176,6 +177,17 @@ def test_the_tables_say_what_the_journal_says(store, tmp_path):
         assert {reply[3] for reply in of_round if reply[4] == "late"} == set(entry.late) - set(entry.landed)
         assert not [reply for reply in of_round if reply[4] == "asked"]
     assert len(metrics) == 12
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_metric_of_a_model_that_diverged_is_a_gap_in_its_curve_and_stops_nothing(store, tmp_path, value):
+    journal = Journal.create(tmp_path / "20261126-digits", CONFIG, durable=False)
+    facts = {"at": "centre", "num_examples": 9, "sites": 0}
+    journal_round(journal, 1, SITES, random.Random(7))
+    journal.append(events.Evaluated(round=1, metrics={"loss": value, "accuracy": 0.1}, **facts))
+    journal.close()
+    take_all(store, journal.directory)
+    assert [(place, name) for place, name, *_ in tables(store)[2] if place == "centre"] == [("centre", "accuracy")]
 
 
 @pytest.mark.parametrize("at_once", [1, 3, 50])
