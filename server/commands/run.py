@@ -1,4 +1,4 @@
-"""``fl run``: submit, follow, list, show, compare, pause, stop and resume runs.
+"""``fl run``: submit, follow, list, show, compare, export, pause, stop and resume runs.
 
 Where a control room runs (``fl server up``), it is asked, here or with ``--server``; a bare federation (``fl up``) is
 driven as it is.
@@ -6,6 +6,7 @@ driven as it is.
 
 from __future__ import annotations
 
+import enum
 from pathlib import Path
 from typing import Annotated
 
@@ -206,6 +207,38 @@ def compare(
         from server.commands import queued
 
         queued.compare(room, references, as_json=as_json)
+
+
+class Target(enum.StrEnum):
+    """What ``--to`` takes."""
+
+    CSV = "csv"
+    TENSORBOARD = "tensorboard"
+    MLFLOW = "mlflow"
+
+
+@app.command()
+def export(
+    references: Annotated[list[str], typer.Argument(metavar="RUN…", help="Names or numbers of runs.")],
+    to: Annotated[Target, typer.Option(help="For what.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE|DIR", help="Of csv and tensorboard. [dim]default: runs.csv, or tensorboard[/]"),
+    ] = None,
+    experiment: Annotated[str, typer.Option(help="Of mlflow.")] = "fedfleet",
+    home: Home = None,
+    server: Server = None,
+    token_file: TokenFile = None,
+    ca: CaFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give the curves of runs to another program; made again, it replaces what was there. Needs a control room."""
+    from server.commands import exports
+
+    exports.check(to.value, out)
+    with needed(home, server, token_file, ca) as room:
+        runs = [exports.drawn(room, reference) for reference in references]
+    exports.write(runs, to.value, out, experiment, as_json=as_json)
 
 
 def _only_bare(project: str | None, priority: int, sites: list[str] | None, at: str | None, *, why: str) -> None:

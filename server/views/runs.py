@@ -94,7 +94,7 @@ class RunDetail:
     """The stage of secure aggregation that closed last, in the last round."""
     places: Mapping[str, tuple[str, ...]]
     """Names of its metrics by place: ``training``, ``sites``, ``centre``."""
-    newest: Mapping[str, Mapping[str, float]]
+    newest: Mapping[str, Mapping[str, float | None]]
     """The last value of each metric, by place and name."""
     models: tuple[int, ...]
     """Numbers of its models that are kept."""
@@ -275,7 +275,7 @@ def compare(
     if not 2 <= len(set(names)) <= 10:
         raise InputError(f"{len(set(names))} runs to compare, must be 2 to 10", hint="fl run compare RUN RUN")
     found = [find_run(session, name, visible) for name in dict.fromkeys(names)]
-    flat = [dict(_flatten(json.loads(run.config or "{}"))) for run in found]
+    flat = [dict(flatten(json.loads(run.config or "{}"))) for run in found]
     keys = sorted({key for one in flat for key in one})
     settings = {key: tuple(one.get(key, "") for one in flat) for key in keys}
     by_run = {run.name: _curves(session, run.number, "", "") for run in found}
@@ -395,11 +395,12 @@ def _curves(session: Session, run: int, place: str, metric: str) -> dict[str, Cu
     return {key: tuple(points) for key, points in found.items()}
 
 
-def _flatten(table: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def flatten(table: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """A run file's settings by dotted key, each as JSON."""
     flat: list[tuple[str, str]] = []
     for key, value in table.items():
         if isinstance(value, Mapping):
-            flat += _flatten(value, f"{prefix}{key}.")
+            flat += flatten(value, f"{prefix}{key}.")
         else:
             flat.append((f"{prefix}{key}", json.dumps(value)))
     return flat

@@ -38,13 +38,14 @@ def report(
 
     Runs that differ in their seed alone are one variant. For what single sites did in one run there is fl report.
     """
+    from fl.report import boards
     from fl.report.words import plural
     from simulations.report import NAME, export, write
 
     for path in exports or []:
         export.check(path)
     if mlflow is not None:
-        export.require("mlflow")
+        boards.require("mlflow")
     target = out / NAME if out is not None and out.is_dir() else out
     page = write(directories, out=target, metric=metric, target=to)
     written = [page, *(export.write(directories, path) for path in exports or [])]

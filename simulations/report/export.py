@@ -6,15 +6,16 @@ rows for single sites too. pandas, pyarrow, tensorboard and mlflow are imported 
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fl.errors import ConfigError, StorageError
-from fl.files import storage_error, write_atomic
+from fl.errors import ConfigError
+from fl.files import write_atomic
+from fl.report import boards
+from fl.report.boards import require
 from fl.report.export import table_csv
 from simulations.report.comparison import Comparison
 from simulations.report.comparison import rows as comparison_rows
@@ -42,22 +43,8 @@ COLUMNS = {
 ``centre``, ``sites`` or ``training``; ``site`` is empty in a mean; ``simulated_s`` and ``energy_j`` are empty where
 nothing is simulated that takes time; ``size_bytes`` is the traffic of training, both ways, until the round."""
 
-NEEDED = {
-    "pandas": ("a data frame", "pip install pandas"),
-    "pyarrow": ("a Parquet file", "pip install 'fedfleet[torch]'"),
-    "tensorboard": ("an export for TensorBoard", "pip install 'fedfleet[tensorboard]'"),
-    "mlflow": ("an export to MLflow", "pip install 'fedfleet[mlflow]'"),
-}
-"""What needs a package, and how to install that."""
-
-MLFLOW_BATCH = 1000
-"""Metrics that its server takes at once."""
-
 MOST_LETTERS = 50
 """Of a label in the name of a directory; it has 255 bytes, and a letter up to 4."""
-
-OURS = ".fedfleet"
-"""Ending of the event files that an export makes, and replaces when it is made again."""
 
 
 def frame(directories: Path | Sequence[Path], *, sites: bool = False) -> pd.DataFrame:
@@ -154,13 +141,10 @@ def to_tensorboard(directories: Path | Sequence[Path], path: Path) -> Path:
         StorageError: If the files cannot be written.
     """
     require("tensorboard")
-    try:
-        everyone = variants(find(directories).trials)
-        for name, variant in zip(directory_names([one.label for one in everyone]), everyone, strict=True):
-            for trial in variant.trials:
-                _write_events(trial, path / name / f"seed-{trial.facts.run.seed}")
-    except OSError as err:
-        raise storage_error(path, err) from err
+    everyone = variants(find(directories).trials)
+    for name, variant in zip(directory_names([one.label for one in everyone]), everyone, strict=True):
+        for trial in variant.trials:
+            boards.to_tensorboard(_drawn(variant, trial), path / name / f"seed-{trial.facts.run.seed}")
     return path
 
 
@@ -183,17 +167,8 @@ def to_mlflow(directories: Path | Sequence[Path], experiment: str, *, tracking_u
         StorageError: If MLflow refuses.
     """
     require("mlflow")
-    from mlflow.exceptions import MlflowException
-    from mlflow.tracking import MlflowClient
-
-    everyone = variants(find(directories).trials)
-    try:
-        client = MlflowClient(tracking_uri)
-        known = client.get_experiment_by_name(experiment)
-        experiment_id = known.experiment_id if known else client.create_experiment(experiment)
-        return [_log(client, experiment_id, variant, trial) for variant in everyone for trial in variant.trials]
-    except MlflowException as err:
-        raise StorageError(f"cannot export to mlflow: {str(err).splitlines()[0]}") from err
+    runs = [_drawn(variant, trial) for variant in variants(find(directories).trials) for trial in variant.trials]
+    return boards.to_mlflow(runs, experiment, tracking_uri=tracking_uri)
 
 
 def check(path: Path) -> None:
@@ -207,17 +182,6 @@ def check(path: Path) -> None:
         require("pyarrow")
     if kind == "tensorboard":
         require("tensorboard")
-
-
-def require(package: str) -> None:
-    """Refuse what needs a package that is not installed.
-
-    Raises:
-        ConfigError: With what to install.
-    """
-    if importlib.util.find_spec(package) is None:
-        what, install = NEEDED[package]
-        raise ConfigError(f"{what} needs {package}, which is not installed", hint=install)
 
 
 def write(directories: Path | Sequence[Path], path: Path) -> Path:
@@ -288,42 +252,17 @@ def _scalars(trial: Trial) -> Iterator[tuple[Point, str, float]]:
             yield point, "cost/simulated_s", point.at_s
 
 
-def _log(client: Any, experiment_id: str, variant: Variant, trial: Trial) -> str:
-    """Make an MLflow run of a run, in place of one that was made of it before."""
-    from mlflow.entities import Metric, Param
-
+def _drawn(variant: Variant, trial: Trial) -> boards.Drawn:
+    """A run as boards have it; times are those of the simulation."""
     run = trial.facts.run
-    quote = '"' if "'" in run.directory else "'"
-    for old in client.search_runs([experiment_id], f"tags.journal = {quote}{run.directory}{quote}"):
-        client.delete_run(old.info.run_id)
-    began_ms = int(run.started.timestamp() * 1000)
-    tags = {"journal": run.directory, "variant": variant.label, "fedfleet": run.fedfleet}
-    name = f"{variant.label}, seed {run.seed}"
-    run_id = str(client.create_run(experiment_id, start_time=began_ms, tags=tags, run_name=name).info.run_id)
+    began_s = run.started.timestamp()
     settings = {"seed": run.seed, "task": run.task, "strategy": run.strategy, **variant.settings}
-    client.log_batch(run_id, params=[Param(key, text_of(value)) for key, value in settings.items()])
-    metrics = [
-        Metric(tag, value, began_ms + int(1000 * point.at_s), point.round) for point, tag, value in _scalars(trial)
-    ]
-    for first in range(0, len(metrics), MLFLOW_BATCH):
-        client.log_batch(run_id, metrics=metrics[first : first + MLFLOW_BATCH])
-    status = {"completed": "FINISHED", "running": "RUNNING", "created": "RUNNING"}.get(run.status, "FAILED")
-    if status != "RUNNING":
-        client.set_terminated(run_id, status)
-    return run_id
-
-
-def _write_events(trial: Trial, directory: Path) -> None:
-    from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.compat.proto.summary_pb2 import Summary
-    from tensorboard.summary.writer.event_file_writer import EventFileWriter
-
-    directory.mkdir(parents=True, exist_ok=True)
-    for old in directory.glob(f"events.out.tfevents.*{OURS}"):
-        old.unlink()
-    began_s = trial.facts.run.started.timestamp()
-    writer = EventFileWriter(str(directory), filename_suffix=OURS)
-    for point, tag, value in _scalars(trial):
-        summary = Summary(value=[Summary.Value(tag=tag, simple_value=value)])
-        writer.add_event(Event(wall_time=began_s + point.at_s, step=point.round, summary=summary))
-    writer.close()
+    return boards.Drawn(
+        name=f"{variant.label}, seed {run.seed}",
+        id=run.directory,
+        began_s=began_s,
+        status=run.status,
+        settings={key: text_of(value) for key, value in settings.items()},
+        tags={"variant": variant.label, "fedfleet": run.fedfleet},
+        scalars=[boards.Scalar(point.round, began_s + point.at_s, tag, value) for point, tag, value in _scalars(trial)],
+    )
