@@ -24,11 +24,14 @@ from fl.link import link_pb2 as link
 from fl.link.identity import RENEW_AT, PublicKeys, check_statement, read_request
 from fl.secagg.encoding import printable
 from fl.secagg.roster import iso
+from server import audit
+from server.audit import Actor
 from server.ca import Issued, TransportCA
 from server.sites import Admitted, Registry, check_report, rejoin_words
 from server.store.models import Certificate, Event, Key, Request, Site, Token
 from server.store.rows import bump, find, live_key, note
 
+GATEWAY = Actor(who="fl", via="gateway")
 SOON_S, LATER_S = 2.0, 15.0
 SAME_AGAIN_S = 60.0
 """Who renews the same key again so soon gets the same certificate: a lost answer does not fill the store."""
@@ -129,8 +132,13 @@ def _join(it: Enrolment, session: Session, der: bytes, request: link.JoinRequest
             row.report = request.report
         note(session, row.number, now_s, "asked", f"keys {keys.fingerprint}")
         session.flush()
+        facts = {"fingerprint": keys.fingerprint, "version": asked.version}
+        audit.append(session, GATEWAY, "site.ask", row.id, after=facts)
         if it.approval == "automatic":
+            before = {"state": row.state, "reason": row.reason}
             _approve(it, session, row, asked, "automatic")
+            after = {"state": row.state, "reason": row.reason, "fingerprint": keys.fingerprint}
+            audit.append(session, GATEWAY, "site.approve", row.id, before=before, after=after)
     return _reply(it, session, row, asked)
 
 

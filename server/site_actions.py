@@ -11,8 +11,10 @@ from typing import Any
 
 from fl.errors import ConfigError
 from fl.link.token import JoinToken
+from fl.secagg.roster import Roster
 from server import audit, enrolment, tokens
 from server.audit import Actor
+from server.ca import Authority
 from server.centre import Centre
 from server.enrolment import Enrolment
 from server.live import Live, Topic
@@ -24,7 +26,7 @@ LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
 
 
 class SiteActions(People):
-    """Changes of sites and people.
+    """Changes of sites, of people and of the centre itself.
 
     Args:
         centre: The centre; its store is where everything is.
@@ -174,6 +176,50 @@ class SiteActions(People):
         with self.store.write() as session:
             audit.append(session, actor, f"fleet.{what}", rollout, after=facts)
         self._live.publish("audit", rollout)
+
+    # ---- the centre itself ----
+
+    def rotate_authority(self, actor: Actor, *, at_once: bool) -> Authority:
+        """Make a successor of the transport authority.
+
+        Args:
+            actor: Who.
+            at_once: Whether the one before is worth nothing from now on, so that all sites have to join again.
+
+        Raises:
+            ConfigError: If there is a successor already.
+            StorageError: If it cannot be written.
+        """
+        days = 0.0 if at_once else self.centre.config.enrolment.certificate_days
+        with self.store.write() as session:
+            before = {"authority": self.centre.ca.serving().number}
+            made = self.centre.ca.rotate(overlap_days=days)
+            facts = {"authority": made.number, "fingerprint": made.fingerprint, "at_once": at_once}
+            audit.append(session, actor, "server.rotate_ca", f"authority {made.number}", before=before, after=facts)
+        self.centre.refresh()
+        self.home.tell_gateway()
+        return made
+
+    def install_roster(self, actor: Actor, data: bytes) -> tuple[Roster, list[str]]:
+        """Take a roster that was signed elsewhere.
+
+        Returns:
+            The roster, and what else was done, in lines.
+
+        Raises:
+            RosterError: If it is not signed by this home's authority, expired, or not newer than the one here.
+        """
+        with self.store.write() as session:
+            current = self.centre.rosters.current()
+            done = self.centre.rosters.install(data)
+            before, after = {"version": current.version if current else 0}, {"version": done.version}
+            audit.append(session, actor, "server.roster", f"version {done.version}", before=before, after=after)
+        return done, self.centre.apply()
+
+    def note(self, actor: Actor, action: str, subject: str) -> None:
+        """Write down what was done with the centre's files, such as a backup, which has its keys."""
+        with self.store.write() as session:
+            audit.append(session, actor, action, subject)
 
     def _change_site(self, actor: Actor, site: str, action: str, change: Callable[[], None]) -> list[str]:
         with self.store.write() as session:

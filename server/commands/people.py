@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import getpass
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from server.audit import Actor
+from server.commands.acting import operator
 from server.commands.room import choose_home, maybe
 from server.home import choose
 from server.people import NewToken, People
@@ -90,11 +89,3 @@ def people(home: Path | None, server: str | None, token_file: Path | None, ca: P
         yield InStore(People(store))
     finally:
         store.close()
-
-
-def operator() -> str:
-    """Who types, by the name of this machine's user."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user has no name
-        return f"uid {os.getuid()}"

@@ -17,6 +17,7 @@ from fl.secagg.roster import iso
 from fl.secagg.storage import read_public_key, read_roster_file
 from server.ca import TransportCA
 from server.centre import Centre, found
+from server.commands.acting import acting
 from server.gateway.config import GatewayConfig
 from server.home import EnrolmentConfig, ServerConfig, choose
 from server.roster import Rosters
@@ -137,14 +138,14 @@ def roster(
     home: HomeOption = None,
 ) -> None:
     """Bring a roster that was signed elsewhere; sites are given it with their next call."""
-    centre = Centre(choose(home))
-    done = centre.rosters.install(read_roster_file(file))
-    console.say(f"the roster has version {done.version}, {len(done.active())} sites, until {iso(done.expires_s)}")
-    missing = sorted(site for site, key in centre.registry.identities().items() if not _has(done.sites, site, key))
-    for line in centre.apply():
-        console.say(line)
-    if missing:
-        console.say(f"it lacks {', '.join(missing)}: sign {centre.rosters.draft_file} next")
+    with acting(home) as (actions, me):
+        done, lines = actions.install_roster(me, read_roster_file(file))
+        console.say(f"the roster has version {done.version}, {len(done.active())} sites, until {iso(done.expires_s)}")
+        for line in lines:
+            console.say(line)
+        known = actions.centre.registry.identities()
+        if missing := sorted(site for site, key in known.items() if not _has(done.sites, site, key)):
+            console.say(f"it lacks {', '.join(missing)}: sign {actions.centre.rosters.draft_file} next")
 
 
 @app.command("rotate-ca")
@@ -155,14 +156,12 @@ def rotate_ca(
     home: HomeOption = None,
 ) -> None:
     """Make a successor of the transport authority. Sites get to know it as they renew; none has to join again."""
-    centre = Centre(choose(home))
-    days = 0.0 if at_once else centre.config.enrolment.certificate_days
-    made = centre.ca.rotate(overlap_days=days)
-    centre.refresh()
-    centre.home.tell_gateway()
+    with acting(home) as (actions, me):
+        made = actions.rotate_authority(me, at_once=at_once)
+        records = actions.centre.registry.all()
     console.say(f"made authority {made.number}: {made.fingerprint}")
     if at_once:
-        sites = [record.site for record in centre.registry.all() if record.state in ("active", "quarantined")]
+        sites = [record.site for record in records if record.state in ("active", "quarantined")]
         console.say(f"{len(sites)} sites have to join again: fl site rejoin ID")
     else:
         console.say(
@@ -181,6 +180,8 @@ def backup(
 
     where = choose(home)
     journals = backups.write(where, file)
+    with acting(home) as (actions, me):
+        actions.note(me, "server.backup", str(file))
     if as_json:
         console.print_json({"file": str(file), "journals": [one.name for one in journals]})
         return
@@ -200,6 +201,8 @@ def restore(
 
     where = choose(home)
     journals = backups.restore(file, where)
+    with acting(home) as (actions, me):
+        actions.note(me, "server.restore", str(file))
     if as_json:
         console.print_json({"home": str(where.path), "journals": [one.name for one in journals]})
         return

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import getpass
-import os
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -22,13 +18,10 @@ from fl.secagg.identity import fingerprint
 from fl.secagg.roster import iso
 from server import enrolment
 from server.centre import Centre
+from server.commands.acting import acting
 from server.commands.server import AsJson, HomeOption, age
 from server.home import choose
 from server.sites import SiteRecord
-
-if TYPE_CHECKING:
-    from server.audit import Actor
-    from server.site_actions import SiteActions
 
 app = typer.Typer(help="Run a site, or keep the list of sites.", no_args_is_help=True)
 
@@ -48,14 +41,14 @@ def site() -> None:
 @app.command()
 def add(site: Site, hours: Hours = None, out: Out = None, home: HomeOption = None, as_json: AsJson = False) -> None:
     """Invite a new site: print a join token, which works once and until it expires."""
-    with _actions(home) as (actions, me):
+    with acting(home) as (actions, me):
         _hand_over(actions.add_site(me, site, hours=hours), out, as_json)
 
 
 @app.command()
 def rejoin(site: Site, hours: Hours = None, out: Out = None, home: HomeOption = None, as_json: AsJson = False) -> None:
     """Print another token for a site that lost its keys, slept past its certificate's end, or was revoked."""
-    with _actions(home) as (actions, me):
+    with acting(home) as (actions, me):
         _hand_over(actions.rejoin_site(me, site, hours=hours), out, as_json)
 
 
@@ -70,7 +63,7 @@ def approve(
     as_json: AsJson = False,
 ) -> None:
     """Let a site in that waits, once its fingerprint is the one that its owner sees; or list those that wait."""
-    with _actions(home) as (actions, me):
+    with acting(home) as (actions, me):
         known = enrolment.waiting(actions.centre.enrolment)
         if site is None:
             _list_waiting(known, as_json)
@@ -159,7 +152,7 @@ def quarantine(
     home: HomeOption = None,
 ) -> None:
     """Give a site no more work, from its next message on; it stays connected and can be released."""
-    with _actions(home) as (actions, me):
+    with acting(home) as (actions, me):
         if release:
             _say(f"{site} is active again", actions.release(me, site))
         else:
@@ -169,7 +162,7 @@ def quarantine(
 @app.command()
 def revoke(site: Site, reason: Reason = "", home: HomeOption = None) -> None:
     """Let a site in no longer, from its next message on, also in the middle of a run. Its keys never come back."""
-    with _actions(home) as (actions, me):
+    with acting(home) as (actions, me):
         _say(f"{site} is revoked", actions.revoke(me, site, reason))
 
 
@@ -188,7 +181,7 @@ def label(
         if not key or not equals:
             raise ConfigError(f"{text[:80]} is no label", hint=f"fl site label {site} region=north")
         given[key] = value or None
-    with _actions(home) as (actions, me):
+    with acting(home) as (actions, me):
         actions.label(me, site, given)
     console.say(f"{site} is labelled {', '.join(labels)}")
 
@@ -202,23 +195,10 @@ def rename(
     as_json: AsJson = False,
 ) -> None:
     """Give a site another id. Its history stays; it has to join again, with the token that this prints."""
-    with _actions(home) as (actions, me):
+    with acting(home) as (actions, me):
         token, lines = actions.rename_site(me, site, new)
         _say(f"{site} is now {new}, and out until it joins again", lines)
         _hand_over(token, out, as_json)
-
-
-@contextlib.contextmanager
-def _actions(home: Path | None) -> Iterator[tuple[SiteActions, Actor]]:
-    """What the API and the dashboard use too, on this home's store, and who sits here: each change is in the audit."""
-    from server.audit import Actor
-    from server.site_actions import SiteActions
-
-    centre = Centre(choose(home))
-    try:
-        yield SiteActions(centre), Actor(who=_operator(), via="cli")
-    finally:
-        centre.close()
 
 
 def _hand_over(token: JoinToken, out: Path | None, as_json: bool) -> None:
@@ -253,13 +233,6 @@ def _hand_over(token: JoinToken, out: Path | None, as_json: bool) -> None:
 def _say(what: str, lines: list[str]) -> None:
     for line in (what, *lines):
         console.say(line)
-
-
-def _operator() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user has no name
-        return f"uid {os.getuid()}"
 
 
 def _days_left(record: SiteRecord) -> str:

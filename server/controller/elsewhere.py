@@ -1,4 +1,4 @@
-"""Tells those who watch what other processes changed: ``fl site`` at this machine writes into the store by itself."""
+"""Tells those who watch what other processes changed: ``fl site`` at this machine, sites that ask at the gateway."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TOPICS: dict[str, Topic] = {"site": "site", "user": "user"}
 
 
 class Elsewhere:
-    """Looks for new rows of the audit that the command line wrote.
+    """Looks for new rows of the audit that the command line or the gateway wrote.
 
     Args:
         store: Where the audit is; what is in it now is not told.
@@ -36,7 +36,7 @@ class Elsewhere:
             fresh = list(audit.rows(session, after=self._told))
         for row in fresh:
             topic = TOPICS.get(row.action.partition(".")[0])
-            if row.via == "cli" and topic:
+            if row.via in ("cli", "gateway") and topic:
                 self._live.publish(topic, row.subject)
                 self._live.publish("audit", row.subject)
             self._told = row.number

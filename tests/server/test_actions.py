@@ -194,11 +194,14 @@ def test_a_site_is_invited_let_in_quarantined_released_and_revoked_with_an_audit
         assert session.query(Site).one().state == "revoked"
     assert [(action, subject) for action, subject, _ in rows(actions)] == [
         ("site.add", "north"),
+        ("site.ask", "north"),
+        ("site.approve", "north"),
         ("site.quarantine", "north"),
         ("site.release", "north"),
         ("site.revoke", "north"),
     ]
-    assert rows(actions)[1][2] == {"state": "quarantined", "reason": "noisy"}
+    assert rows(actions)[2][2] == {"state": "active", "reason": "", "fingerprint": keys.public.fingerprint}
+    assert rows(actions)[3][2] == {"state": "quarantined", "reason": "noisy"}
     assert token.encode() not in json.dumps(rows(actions))
 
 
@@ -208,7 +211,7 @@ def test_an_operator_approves_with_the_fingerprint_only(tmp_path):
     with pytest.raises(ConfigError, match="not 00:00"):
         actions.approve(ADA, "north", "00:00")
     actions.approve(ADA, "north", reply.fingerprint)
-    assert [action for action, _, _ in rows(actions)] == ["site.add", "site.approve"]
+    assert [action for action, _, _ in rows(actions)] == ["site.add", "site.ask", "site.approve"]
     reply = kit.ask(actions.centre, actions.add_site(ADA, "south"), kit.make_keys())
     actions.refuse(ADA, "south", "who are you?")
     assert rows(actions)[-1] == ("site.refuse", "south", {"reason": "who are you?"})

@@ -127,8 +127,14 @@ def test_each_change_leaves_a_row_with_who_made_it_and_what_was_there_before_and
     fl("site", "approve", "potsdam", "--refuse", "who is this?")
     fl("site", "revoke", "potsdam", status=2)  # it is already: no row
     fl("site", "rename", "potsdam", "no id!", status=2)
-    assert "9 rows hold" in fl("audit", "verify").err
+    assert "11 rows hold" in fl("audit", "verify").err
     rows = [json.loads(line) for line in fl("audit", "export").out.splitlines()]
+    asked = [row for row in rows if row["via"] == "gateway"]
+    assert [(row["action"], row["subject"], row["who"]) for row in asked] == [
+        ("site.ask", "berlin", "fl"),
+        ("site.ask", "potsdam", "fl"),
+    ]
+    rows = [row for row in rows if row not in asked]
     assert {(row["who"], row["via"]) for row in rows} == {("ada", "cli")}
     active, held = {"state": "active", "reason": ""}, {"state": "quarantined", "reason": "odd updates"}
     out = {"state": "invited", "reason": ""}
@@ -183,7 +189,24 @@ def test_the_authority_rotates_with_overlap_or_at_once(fl, path):
     assert len(decode(fl("site", "add", "berlin").out).authorities) == 2
     assert "takes over at" in fl("server", "rotate-ca", status=2).err
     assert "0 sites have to join again" in fl("server", "rotate-ca", "--at-once").err
+    rows = [json.loads(line) for line in fl("audit", "export").out.splitlines()]
+    told = [
+        (row["subject"], json.loads(row["after"])["at_once"]) for row in rows if row["action"] == "server.rotate_ca"
+    ]
+    assert told == [("authority 2", False), ("authority 3", True)]
     assert [one["number"] for one in json.loads(fl("server", "show", "--json").out)["authorities"]] == [3]
+
+
+def test_a_backup_and_a_restored_home_say_so_in_their_audits(fl, path, tmp_path, capsys):
+    fl("server", "backup", str(tmp_path / "centre.backup"))
+    rows = [json.loads(line) for line in fl("audit", "export").out.splitlines()]
+    assert [(row["action"], row["subject"]) for row in rows] == [("server.backup", str(tmp_path / "centre.backup"))]
+    other = ["--home", str(tmp_path / "other")]
+    assert cli.run(["server", "restore", str(tmp_path / "centre.backup"), *other]) == 0
+    capsys.readouterr()
+    assert cli.run(["audit", "export", *other]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["action"] for row in rows] == ["server.restore"]  # the backup was there before its row was
 
 
 def test_a_roster_signed_elsewhere_is_brought(tmp_path, capsys):
