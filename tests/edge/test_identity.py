@@ -49,6 +49,8 @@ def home(tmp_path):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(identity, "PAUSE_S", 0.05)
+    for name in ("NO_PROXY", "no_proxy"):  # a test before may have asked a SuperLink, past all proxies
+        monkeypatch.delenv(name, raising=False)
 
 
 def join(centre, port, home, site="berlin", *, token=None, **options):
