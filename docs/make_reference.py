@@ -32,6 +32,7 @@ from fl import console, errors
 from fl.cli import build
 from fl.config import field_docs
 from fl.errors import FLError
+from fl.report.prices import Prices
 from fl.rounds.config import RunConfig
 from fl.rounds.events import KINDS
 from fl.strategies.registry import STRATEGIES
@@ -39,7 +40,6 @@ from fl.tasks import registry
 from server.api.config import AccessConfig, OidcConfig
 from server.gateway.config import GatewayConfig
 from server.home import ServerConfig
-from server.views.usage import Prices
 from simulations.axes import Sweep
 from simulations.devices import AVAILABILITY, DEVICES, LINKS
 from simulations.scenario import Scenario, shipped

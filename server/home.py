@@ -133,7 +133,7 @@ class ServerConfig:
     """An identity provider where people sign in (``server.api.config.OidcConfig``)."""
 
     prices: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """What energy and time cost (``server.views.usage.Prices``)."""
+    """What energy and time cost (``fl.report.prices.Prices``)."""
 
     def __post_init__(self) -> None:
         if not self.addresses:

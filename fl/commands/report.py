@@ -33,12 +33,16 @@ def report(
     formats: Annotated[
         list[Choice] | None, typer.Option("--format", help="What to write; can be repeated. [dim]default: html[/]")
     ] = None,
+    prices: Annotated[
+        Path | None, typer.Option(metavar="FILE.toml", help="A file whose [prices] say what the run cost: server.toml.")
+    ] = None,
     open_it: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
 ) -> None:
     """Draw a run from its journal: one page that needs no network, or JSON, CSV and PNG files."""
     from fl.report.export import write_files
     from fl.report.gather import gather
+    from fl.report.prices import NO_PRICES, read_prices
 
     chosen = _chosen(formats, out)
     where, file = (directory, None) if out is None else (out, None) if out.is_dir() else (out.parent, out)
@@ -49,7 +53,7 @@ def report(
         )
     if open_it and "html" not in chosen:
         raise ConfigError("--open needs the page", hint="add --format html")
-    facts = gather(directory)
+    facts = gather(directory, prices=read_prices(prices) if prices else NO_PRICES)
     written = write_files(facts, chosen, where, file=file)
     if as_json:
         run = facts.run

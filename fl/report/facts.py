@@ -11,6 +11,8 @@ import dataclasses
 import datetime
 from typing import Any, Literal
 
+from fl.report.prices import NO_PRICES, Prices
+
 Format = Literal["html", "json", "csv", "png"]
 """What a report can be written as."""
 
@@ -134,6 +136,7 @@ class Answer:
         peak_memory_bytes: Of its training.
         energy_j: Joules that its GPU drew, where NVML tells.
         cpu_s: Seconds of cores that its training took.
+        wall_s: How long its training took.
         out_of_memory: How often it ran out of memory and went on in smaller pieces.
         sent_bytes: Model size × times asked; what the transport adds is not counted.
         received_bytes: Its update.
@@ -158,6 +161,7 @@ class Answer:
     peak_memory_bytes: int | None = None
     energy_j: float | None = None
     cpu_s: float | None = None
+    wall_s: float | None = None
     out_of_memory: int | None = None
     sent_bytes: int = 0
     received_bytes: int = 0
@@ -283,6 +287,7 @@ class SiteSummary:
         samples_per_s: Median.
         peak_memory_bytes: The highest.
         energy_j, cpu_s: Sums.
+        gpu_s: How long its trainings held a GPU.
         sent_bytes: To it.
         received_bytes: From it.
         last_reason: Why its newest answer is missing, if any is.
@@ -305,6 +310,7 @@ class SiteSummary:
     peak_memory_bytes: int | None
     energy_j: float | None
     cpu_s: float | None
+    gpu_s: float
     sent_bytes: int
     received_bytes: int
     last_reason: str | None
@@ -345,6 +351,8 @@ class Facts:
         initialisation: The requests for initial parameters that failed.
         config: The resolved run file, a table a key.
         environment: Versions and machine of the server that began the run.
+        prices: What it is reckoned with.
+        cost: What the run cost, in ``prices.currency``; ``None`` without prices.
     """
 
     run: Run
@@ -354,3 +362,5 @@ class Facts:
     initialisation: tuple[Answer, ...]
     config: dict[str, Any]
     environment: dict[str, Any]
+    prices: Prices = NO_PRICES
+    cost: float | None = None

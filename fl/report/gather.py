@@ -15,6 +15,7 @@ from typing import Any
 
 from fl.errors import JournalError
 from fl.report.facts import Answer, Facts, Outcome, Place, Reason, Round, Run, Session, SiteSummary
+from fl.report.prices import GPUS, NO_PRICES, Prices
 from fl.report.story import Story, final_outcomes, on_one_clock
 from fl.rounds import events
 from fl.rounds.checkpoint import model_path
@@ -22,12 +23,13 @@ from fl.rounds.journal import read
 from fl.rounds.state import Record, RunState
 
 
-def gather(directory: Path, records: Sequence[Record] | None = None) -> Facts:
+def gather(directory: Path, records: Sequence[Record] | None = None, *, prices: Prices = NO_PRICES) -> Facts:
     """What the journal in a directory says; nothing is changed there, and it may be written meanwhile.
 
     Args:
         directory: The journal.
         records: Its lines, if they were read already.
+        prices: What energy, time and traffic cost.
 
     Raises:
         JournalError: If it is not a journal, damaged, of a newer format, or nothing was written yet.
@@ -45,14 +47,22 @@ def gather(directory: Path, records: Sequence[Record] | None = None) -> Facts:
         story.take(at_s, record)
     rounds = tuple(story.round(state.rounds[number]) for number in sorted(state.rounds) if state.rounds[number].opened)
     answers = [answer for entry in rounds for answer in entry.answers]
+    sites = _sites(rounds)
     return Facts(
         run=_run(directory, created, config, state, story, timed),
         rounds=rounds,
-        sites=_sites(rounds),
+        sites=sites,
         reasons=_reasons([*story.initialisation, *answers]),
         initialisation=tuple(story.initialisation),
         config=config,
         environment=_environment(directory),
+        prices=prices,
+        cost=prices.cost(
+            energy_j=sum(site.energy_j or 0.0 for site in sites),
+            gpu_s=sum(site.gpu_s for site in sites),
+            cpu_s=sum(site.cpu_s or 0.0 for site in sites),
+            size_bytes=sum(site.sent_bytes + site.received_bytes for site in sites),
+        ),
     )
 
 
@@ -180,6 +190,7 @@ def _site(name: str, answers: Sequence[Answer], outcomes: dict[int, Outcome]) ->
         peak_memory_bytes=max(memory) if memory else None,
         energy_j=sum(energy) if energy else None,
         cpu_s=sum(cores) if cores else None,
+        gpu_s=sum(answer.wall_s or 0.0 for answer in trained if answer.device in GPUS),
         sent_bytes=sum(answer.sent_bytes for answer in answers),
         received_bytes=sum(answer.received_bytes for answer in answers),
         last_reason=troubled[-1] if troubled else None,

@@ -57,7 +57,7 @@ def machine(report: dict[str, Any]) -> dict[str, Any]:
     for name in ("device", "precision"):
         if isinstance(value := report.get(name), str):
             facts[name] = value
-    for name in ("samples_per_s", "peak_memory_bytes", "energy_j", "cpu_s", "out_of_memory"):
+    for name in ("samples_per_s", "peak_memory_bytes", "energy_j", "cpu_s", "wall_s", "out_of_memory"):
         value = report.get(name)
         if isinstance(value, int | float) and not isinstance(value, bool):
             facts[name] = value

@@ -17,6 +17,7 @@ from fl.config import field_docs
 from fl.report import charts, words
 from fl.report.charts import Band, Chart, Series
 from fl.report.facts import SEVERITY, Facts, Outcome, Place, Round, SiteSummary
+from fl.report.prices import Prices
 from fl.rounds.config import RunConfig
 
 MOST_METRICS = 9
@@ -136,7 +137,14 @@ def tiles(facts: Facts) -> list[Tile]:
     energy = [site.energy_j for site in facts.sites if site.energy_j is not None]
     if energy:
         found.append(Tile("energy of GPUs", words.energy(sum(energy)), f"at {words.plural(len(energy), 'site')}"))
+    if facts.cost is not None:
+        found.append(Tile("cost", f"{facts.cost:.2f} {facts.prices.currency}", _prices(facts.prices)))
     return found
+
+
+def _prices(prices: Prices) -> str:
+    named = {"kWh": prices.kwh, "GPU-hour": prices.gpu_hour, "core-hour": prices.cpu_hour, "GiB": prices.gib}
+    return ", ".join(f"{value:g} a {name}" for name, value in named.items() if value)
 
 
 def headlines(facts: Facts) -> list[Tile]:

@@ -10,6 +10,7 @@ from fastapi.responses import PlainTextResponse
 from fastapi.routing import APIRoute
 
 from fl import __version__
+from fl.report.prices import NO_PRICES, Prices
 from server.api import errors, events, fleet, metrics, models, oidc, people, runs, sites
 from server.api.config import AccessConfig, OidcConfig
 from server.api.context import Context, context_of
@@ -18,7 +19,6 @@ from server.api.security import Security
 from server.home import Home
 from server.live import Live
 from server.store import Store
-from server.views.usage import NO_PRICES, Prices
 
 if TYPE_CHECKING:
     from server.actions import Actions

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from fastapi import Request
 
+from fl.report.prices import NO_PRICES, Prices
 from server.api.config import AccessConfig, OidcConfig
 from server.api.limits import Limit
 from server.home import Home
 from server.live import Live
 from server.store import Store
-from server.views.usage import NO_PRICES, Prices
 
 if TYPE_CHECKING:
     from server.actions import Actions

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 from fl.config import load
+from fl.report.prices import Prices
 from server.api.config import AccessConfig, OidcConfig
 from server.home import ControlConfig, Home, ServerConfig
-from server.views.usage import Prices
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -12,12 +12,13 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from fl.errors import InputError
+from fl.report.prices import NO_PRICES, Prices
 from server.controller import queue as queues
 from server.controller.states import ACTIVE, FINISHED, State, can_be
 from server.store.runs import Metric, Model, Round, Run, Use
 from server.views.condition import Level, ago, span
 from server.views.page import Page, Visible, check_limit, find_run, number_of, restrict
-from server.views.usage import NO_PRICES, NOT_SUMMED, Amount, Prices, of_run
+from server.views.usage import NOT_SUMMED, Amount, of_run
 
 GROUPS: dict[str, frozenset[State]] = {
     "active": ACTIVE,

@@ -13,44 +13,10 @@ from typing import Any
 from sqlalchemy import JSON, Float, case, cast, func, select, type_coerce
 from sqlalchemy.orm import Session
 
-from fl.config import check_range
+from fl.report.prices import GPUS, NO_PRICES, Prices
 from server.store.models import Counter, Site
 from server.store.runs import Reply, Run
 from server.views.page import Visible, find_run, restrict
-
-J_PER_KWH = 3.6e6
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Prices:
-    """The ``[prices]`` table of ``server.toml``: what energy and time cost. Without it only amounts are shown."""
-
-    kwh: float = 0.0
-    """Price of a kilowatt-hour that a GPU was measured to draw."""
-
-    gpu_hour: float = 0.0
-    """Price of an hour in which a GPU trained."""
-
-    cpu_hour: float = 0.0
-    """Price of an hour of one core's time."""
-
-    gib: float = 0.0
-    """Price of a GiB that travelled, either way."""
-
-    currency: str = "EUR"
-    """What the prices are in."""
-
-    def __post_init__(self) -> None:
-        for name in ("kwh", "gpu_hour", "cpu_hour", "gib"):
-            check_range(f"prices.{name}", getattr(self, name), at_least=0)
-
-    @property
-    def is_set(self) -> bool:
-        """Whether anything has a price."""
-        return any((self.kwh, self.gpu_hour, self.cpu_hour, self.gib))
-
-
-NO_PRICES = Prices()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,7 +133,7 @@ def _sums(session: Session) -> Any:
         func.sum(energy),
         func.count(energy),
         func.sum(case((trained, 1), else_=0)),
-        func.sum(case((device.in_(("cuda", "xpu", "mps")), wall), else_=0.0)),
+        func.sum(case((device.in_(GPUS), wall), else_=0.0)),
         func.sum(cores),
         func.sum(wall),
         func.sum(Reply.size_bytes),
@@ -176,14 +142,6 @@ def _sums(session: Session) -> Any:
 
 def _amount(sums: Sequence[Any], down: int | None, prices: Prices) -> Amount:
     energy_j, measured, trainings, gpu_s, cpu_s, wall_s, up = sums
-    cost = None
-    if prices.is_set:
-        cost = (
-            prices.kwh * (energy_j or 0.0) / J_PER_KWH
-            + prices.gpu_hour * (gpu_s or 0.0) / 3600
-            + prices.cpu_hour * (cpu_s or 0.0) / 3600
-            + prices.gib * ((up or 0) + (down or 0)) / 1024**3
-        )
     return Amount(
         energy_j=energy_j,
         measured=measured or 0,
@@ -193,6 +151,6 @@ def _amount(sums: Sequence[Any], down: int | None, prices: Prices) -> Amount:
         wall_s=wall_s or 0.0,
         up_bytes=int(up or 0),
         down_bytes=down,
-        cost=cost,
+        cost=prices.cost(energy_j=energy_j, gpu_s=gpu_s, cpu_s=cpu_s, size_bytes=(up or 0) + (down or 0)),
         currency=prices.currency,
     )

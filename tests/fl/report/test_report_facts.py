@@ -10,11 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fl.digests import file_digest
-from fl.errors import JournalError
+from fl.errors import ConfigError, JournalError
 from fl.report import advice, words
 from fl.report.facts import Answer, Facts
 from fl.report.gather import gather
 from fl.report.page import render
+from fl.report.prices import read_prices
 from fl.report.view import tiles
 from fl.rounds import events
 from fl.rounds.journal import Journal, load_state
@@ -220,6 +221,31 @@ def test_what_a_site_says_of_its_machine_is_taken_only_if_it_makes_sense(tmp_pat
         words.seconds(0.5 * len(facts.sites)),
         f"at {words.plural(len(facts.sites), 'site')}",
     )
+
+
+def test_a_run_costs_what_its_energy_time_and_traffic_do(tmp_path: Path) -> None:
+    class Measuring(SiteSimulator):
+        def replies(self, timeout_s):
+            for reply in super().replies(timeout_s):
+                yield dataclasses.replace(
+                    reply, report={"device": "cuda", "wall_s": 36.0, "energy_j": 36_000.0, "cpu_s": 18.0}
+                )
+
+    directory = journal(tmp_path / "run", Measuring(federation(5)), rounds=2)
+    file = tmp_path / "server.toml"
+    file.write_text('addresses = ["a:1"]\n[prices]\nkwh = 0.5\ngpu_hour = 2.0\ncpu_hour = 0.2\ncurrency = "CHF"\n')
+    facts = gather(directory, prices=read_prices(file))
+    assert facts.cost == pytest.approx(10 * (0.01 * 0.5 + 0.01 * 2.0 + 0.005 * 0.2))
+    assert [(tile.value, tile.under) for tile in tiles(facts) if tile.label == "cost"] == [
+        ("0.26 CHF", "0.5 a kWh, 2 a GPU-hour, 0.2 a core-hour")
+    ]
+    assert gather(directory).cost is None
+    file.write_text("[prices]\nkwh = -1.0\n")
+    with pytest.raises(ConfigError, match=r"prices\.kwh"):
+        read_prices(file)
+    file.write_text("")
+    with pytest.raises(ConfigError, match=r"has no \[prices\]"):
+        read_prices(file)
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def test_a_wrong_question_is_refused_and_says_where(same_room, query):
 
 
 def test_a_run_says_what_it_used_and_what_that_cost(tmp_path):
-    from server.views.usage import Prices
+    from fl.report.prices import Prices
 
     room = kit.open_room(tmp_path, prices=Prices(kwh=0.5, gpu_hour=3.0, currency="CHF"))
     kit.fill(room.store, tmp_path)
