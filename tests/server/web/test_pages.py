@@ -202,3 +202,19 @@ def test_the_fleet_page_of_a_thousand_sites_is_small(tmp_path):
     made.store.close()
     assert answer.text.count('<th scope="row">') == 1000
     assert len(answer.content) <= 200_000
+
+
+def test_with_anonymous_view_everybody_looks_and_nobody_changes(tmp_path):
+    made = kit.open_room(tmp_path, access={"anonymous_view": True})
+    web.install(made.app)
+    seeds.fill(made.store, tmp_path / "models", time.time(), seeds.Size(sites=3, rounds=2, cohort=2))
+    browser = made.client(token=None, follow_redirects=False)
+    browser.headers.update(HTML)
+    for path in ("/", "/runs", "/runs/1", "/models"):
+        text = browser.get(path).text
+        assert "Sign in" in text
+        assert 'method="post"' not in text, path
+    assert browser.post("/runs/1/stop", data={"csrf": ""}).status_code in (303, 401, 403)
+    assert browser.get("/audit").headers.get("location", "").startswith("/sign-in")
+    assert made.client().get("/api/v1/runs/1").json()["row"]["state"] == "running"
+    made.store.close()
