@@ -22,7 +22,7 @@ router = APIRouter()
 
 Text = Annotated[str, Form(max_length=500)]
 MIB = 1 << 20
-LEVELS = ("bad", "warn", "good", "idle")
+LEVELS = {"bad": "need somebody", "warn": "should be looked at", "good": "work or are ready", "idle": "rest"}
 
 
 @router.get("/")
