@@ -16,6 +16,8 @@ if [ -e "$STATE/pid" ] && [ -e "/proc/$(cat "$STATE/pid")" ]; then
         kill -KILL "$pid" 2>/dev/null || true
     fi
 fi
+# The pods' network namespaces had names, which outlive them; one that is mounted is somebody else's.
+for name in /run/netns/cni-*; do [ ! -e "$name" ] || mountpoint -q "$name" || rm -f "$name"; done
 ! ip link show "$LINK" >/dev/null 2>&1 || ip link delete "$LINK"
 
 for controller in /sys/fs/cgroup/*/; do

@@ -100,14 +100,14 @@ def test_a_helm_that_is_killed_in_the_middle_is_recovered(fleet):
 
 
 def test_an_upgrade_of_all_sites_during_a_run_loses_no_round(fleet, centre):
-    run = run_with_all(fleet, centre, 12)
+    run = run_with_all(fleet, centre, 8)
     log = fleet.folder / "run.log"
     fleet.kube.wait(lambda: "round 1:" in log.read_text() or run.poll() is not None, "the first round", 200)
     fleet.write(podAnnotations={"example.org/release": "3"})
     status, said = fleet.fl("apply", "fleet.yaml")
     assert status == 0, said
     assert run.poll() is None, "the run was over before the upgrade was"
-    finished(fleet, centre, run, 12)
+    finished(fleet, centre, run, 8)
     assert [history(name)[-1][0] for name in NAMES] == ["deployed"] * 3
 
 
