@@ -102,7 +102,12 @@ def test_its_sweep_holds_the_scenario_itself_beside_others(name: str) -> None:
     assert len(variants) >= 2
 
 
-@pytest.mark.parametrize("name", shipped())
+LONGER = ("night-shift", "one-label-each", "skewed-labels", "thousand-sites")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LONGER else name for name in shipped()]
+)
 def test_it_teaches_at_small_size_what_it_says(name: str, tmp_path: Path) -> None:
     lesson, full = LESSONS[name], scenario(name).unswept()
     own = outcome_of(full.changed(lesson.small), tmp_path / "own").figures
