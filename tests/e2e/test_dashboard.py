@@ -7,13 +7,13 @@ import time
 
 import pytest
 from playwright.sync_api import Browser, Page
-from sqlalchemy import delete
+from sqlalchemy import select, update
 
 from server.audit import Actor
 from server.people import People
 from server.store import Store
 from server.store.places import VARIABLE
-from server.store.runs import WebSession
+from server.store.runs import User, WebSession
 from tests.e2e.browser import Watched, is_as_wide_as_the_screen, serious
 from tests.e2e.control_room import Room
 from tests.server.postgres import PostgresServer, programs
@@ -68,7 +68,7 @@ def room(tmp_path_factory, postgres):
 @pytest.fixture(scope="module")
 def store(room):
     """The centre's store."""
-    opened = Store(room.home.store)
+    opened = room.home.open_store()
     yield opened
     opened.close()
 
@@ -91,13 +91,22 @@ def sign_in(page: Page, token: str) -> None:
     page.wait_for_url("**/runs")
 
 
-@pytest.fixture
-def page(chromium: Browser, room, token):
-    """A page of somebody who has signed in; a script's error, or something that the policy refused, fails the test."""
+@pytest.fixture(scope="module")
+def cookies(chromium: Browser, room, token):
+    """A browser's memory of somebody who has signed in."""
     context = chromium.new_context(ignore_https_errors=True, base_url=room.client().url)
+    sign_in(context.new_page(), token)
+    kept = context.storage_state()
+    context.close()
+    return kept
+
+
+@pytest.fixture
+def page(chromium: Browser, room, cookies):
+    """A page of somebody who has signed in; a script's error, or something that the policy refused, fails the test."""
+    context = chromium.new_context(ignore_https_errors=True, base_url=room.client().url, storage_state=cookies)
     shown = context.new_page()
     watched = Watched(shown)
-    sign_in(shown, token)
     yield shown
     context.close()
     assert [error for error in watched.errors if not EXPECTED.search(error)] == []
@@ -213,18 +222,25 @@ def test_pages_work_without_scripts(chromium, room, token):
     context.close()
 
 
-def test_a_session_that_is_over_leads_to_signing_in_and_back(page, store, token):
-    page.goto("/models")
-    with store.write() as session:
-        session.execute(delete(WebSession))
-    page.goto("/audit")
+def test_a_session_that_is_over_leads_to_signing_in_and_back(chromium, room, store):
+    context = chromium.new_context(ignore_https_errors=True, base_url=room.client().url)
+    page, token = context.new_page(), token_of(store, "vera", "viewer")
+
+    def end_session():
+        with store.write() as session:
+            number = session.scalar(select(User.number).where(User.name == "vera"))
+            session.execute(update(WebSession).where(WebSession.user == number).values(expires_s=1.0))
+
+    sign_in(page, token)
+    end_session()
+    page.goto("/models?run=1")
     page.get_by_label("Access token").fill(token)
     page.get_by_role("button", name="Sign in").click()
-    page.wait_for_url("**/audit")
+    page.wait_for_url("**/models?run=1")
     page.goto("/runs")
-    with store.write() as session:
-        session.execute(delete(WebSession))
+    end_session()
     page.wait_for_url("**/sign-in?to=*", timeout=45 * SECONDS)  # a page that is looked at finds out by itself
+    context.close()
 
 
 def test_a_run_of_another_project_looks_like_none(chromium, room, store):
