@@ -295,7 +295,7 @@ def _add_models(session, folder, now_s, size):
                 round=of,
                 digest=f"crc32:{run * 1000 + of:08x}",
                 path=str(path),
-                size_bytes=path.stat().st_size,
+                size_bytes=4 * 460_812 + 456,
                 parameters=460_812,
                 schema_digest="ab" * 32,
                 app_digest="5d" * 32,
