@@ -5,7 +5,12 @@ gateway's with the certificate of a site that turned bad.
 """
 
 import contextlib
+import socket
 import ssl
+import struct
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import httpx
@@ -18,6 +23,7 @@ from fl.link.identity import GATEWAY_NAME
 from server.certificates import private_pem
 from tests.centre import Authority, channel, ec
 from tests.server.gateway.bare import BareStub, bare_player
+from tests.server.gateway.conftest import until
 from tests.server.gateway.player import Refused, make_reply, player, push_request
 
 NODES = 2
@@ -263,16 +269,97 @@ def test_an_object_with_other_content_than_its_id_says_is_not_stored(running, ru
         assert not attacker.push(mail[0].metadata.run_id, session, wanted[0], b"poison")
 
 
-def test_a_flood_of_calls_is_bounded_and_hurts_nobody_else(running):
-    """400 calls at once on one connection: the streams beyond the bound wait or are refused, the other site works."""
-    with player(running, running.pair[0]) as attacker, player(running, running.pair[1]) as victim:
-        attacker.activate()
-        victim.activate()
+FLOOD = 400
+
+
+@BOTH
+def test_a_flood_of_calls_is_bounded_and_hurts_nobody_else(running, door):
+    """Calls at once: SuperLink works for each of them; at the gateway those beyond the bound wait or are refused."""
+    with attackers(running, door) as (attacker, victim):
         body = fleet_pb2.PullMessagesRequest(node=attacker.node).SerializeToString()
         call = link.FleetCall(method="pull-messages", body=body, signature=attacker.site.signature(), hold_s=20)
-        flood = [attacker.stub.Call.future(call, timeout=60) for _ in range(400)]
+        if door == "bare":
+            with ThreadPoolExecutor(32) as threads:
+                answers = Counter(threads.map(lambda _: attacker.stub.Call(call).status, range(FLOOD)))
+            assert answers == {200: FLOOD}
+            return
+        began = time.monotonic()
+        flood = [attacker.stub.Call.future(call, timeout=60) for _ in range(FLOOD)]
         for _ in range(20):
             assert victim.heartbeat()
         for one in flood:
             one.cancel()
         assert running.gateway.gateway.nodes.of(attacker.site, attacker.site.certificate).calls <= 40
+        assert time.monotonic() - began < 15
+
+
+@pytest.mark.parametrize("kind", ["pings", "streams that are reset at once"])
+def test_a_flood_of_http_2_frames_hurts_nobody_else(running, kind):
+    """What no client does: frames by hand, on a connection with a site's own certificate."""
+    bad, honest = (running.sites[name] for name in running.pair)
+    with player(running, honest.site) as victim, http_2(running.address, bad) as connection:
+        victim.activate()
+        ended = False
+        for turn in range(100):
+            frames = [ping() if kind == "pings" else reset_stream(2 * (100 * turn + i) + 1) for i in range(100)]
+            try:
+                connection.sendall(b"".join(frames))
+            except OSError:
+                ended = True
+                break
+        began = time.monotonic()
+        for _ in range(20):
+            assert victim.heartbeat()
+        assert time.monotonic() - began < 15
+        if kind == "pings":
+            assert ended or is_sent_away(connection), "the gateway listened to 10,000 pings"
+        calls = running.gateway.gateway.nodes.of(bad, bad.certificate)
+        until(lambda: calls.calls == 0, 30)
+
+
+@contextlib.contextmanager
+def http_2(address, site):
+    """A connection on which HTTP/2 was begun."""
+    host, _, port = address.rpartition(":")
+    made = context(ssl.TLSVersion.TLSv1_3, site)
+    with (
+        socket.create_connection((host.strip("[]"), int(port)), timeout=20) as plain,
+        made.wrap_socket(plain, server_hostname=GATEWAY_NAME) as connection,
+    ):
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b""))
+        yield connection
+
+
+def frame(kind, flags, stream, payload):
+    return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
+
+
+def ping():
+    return frame(6, 0, 0, bytes(8))
+
+
+def reset_stream(stream):
+    fields = {
+        ":method": "POST",
+        ":scheme": "https",
+        ":path": "/fedfleet.link.v1.Link/Call",
+        ":authority": GATEWAY_NAME,
+        "content-type": "application/grpc",
+        "te": "trailers",
+    }
+    # HPACK without its tables: 0, then name and value, each behind its length.
+    packed = b"".join(b"\0" + bytes([len(n)]) + n.encode() + bytes([len(v)]) + v.encode() for n, v in fields.items())
+    return frame(1, 4, stream, packed) + frame(3, 0, stream, struct.pack(">I", 8))
+
+
+def is_sent_away(connection):
+    """Whether the gateway ends the connection."""
+    connection.settimeout(20)
+    try:
+        while connection.recv(65536):
+            pass
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+    return True
