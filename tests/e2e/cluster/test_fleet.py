@@ -104,9 +104,10 @@ def test_an_upgrade_of_all_sites_during_a_run_loses_no_round(fleet, centre):
     log = fleet.folder / "run.log"
     fleet.kube.wait(lambda: "round 1:" in log.read_text() or run.poll() is not None, "the first round", 200)
     fleet.write(podAnnotations={"example.org/release": "3"})
-    status, said = fleet.fl("apply", "fleet.yaml")
-    assert status == 0, said
-    assert run.poll() is None, "the run was over before the upgrade was"
+    rollout, said = fleet.start("apply", "fleet.yaml"), fleet.folder / "fleet.log"
+    fleet.kube.wait(lambda: "wave others" in said.read_text() or rollout.poll() is not None, "the canary", 300)
+    assert run.poll() is None, "the run was over before the canary was upgraded"
+    assert rollout.wait(300) == 0, said.read_text() + fleet.worker_log()
     finished(fleet, centre, run, 8)
     assert [history(name)[-1][0] for name in NAMES] == ["deployed"] * 3
 
