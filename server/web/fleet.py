@@ -22,7 +22,13 @@ router = APIRouter()
 
 Text = Annotated[str, Form(max_length=500)]
 MIB = 1 << 20
-LEVELS = {"bad": "need somebody", "warn": "should be looked at", "good": "work or are ready", "idle": "rest"}
+LEVELS = {
+    "bad": ("needs somebody", "need somebody"),
+    "warn": ("should be looked at", "should be looked at"),
+    "good": ("works or is ready", "work or are ready"),
+    "idle": ("rests", "rest"),
+}
+"""What is said of one site of a level, and of several."""
 
 
 @router.get("/")
