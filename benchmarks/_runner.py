@@ -25,6 +25,7 @@ from benchmarks._table import Row
 from edge.runner.config import RunnerConfig, command
 from fl.ports import accepts_connections, free_port
 from fl.processes import Group, environment, program
+from fl.rounds.journal import EVENTS
 
 if TYPE_CHECKING:
     from tests.supernode import Node
@@ -140,9 +141,11 @@ def _rounds_of_ours(rounds: int, epochs: int) -> list[float]:
         file.write_text(RUN_FILE.format(rounds=rounds, epochs=epochs))
         argv = [*FL, "run", "start", str(file), "--home", str(home)]
         subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, timeout=300)
-        (journal,) = (home / "runs").glob("*/journal.jsonl")
+        (journal,) = (home / "runs").glob(f"*/{EVENTS}")
         events = [json.loads(line) for line in journal.read_text().splitlines()]
     ends = [event["clock_s"] for event in events if event["event"] in ("round_opened", "run_completed")]
+    if len(ends) != rounds + 1:
+        raise RuntimeError(f"the run opened {len(ends) - 1} rounds instead of {rounds}")
     return [after - before for before, after in itertools.pairwise(ends)]
 
 
