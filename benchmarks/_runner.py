@@ -143,7 +143,7 @@ def _rounds_of_ours(rounds: int, epochs: int) -> list[float]:
         subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, timeout=300)
         (journal,) = (home / "runs").glob(f"*/{EVENTS}")
         events = [json.loads(line) for line in journal.read_text().splitlines()]
-    ends = [event["clock_s"] for event in events if event["event"] in ("round_opened", "run_completed")]
+    ends = [event["clock_s"] for event in events if event["event"] in ("round_opened", "run_ended")]
     if len(ends) != rounds + 1:
         raise RuntimeError(f"the run opened {len(ends) - 1} rounds instead of {rounds}")
     return [after - before for before, after in itertools.pairwise(ends)]
