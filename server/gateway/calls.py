@@ -7,7 +7,7 @@ import datetime
 import logging
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -177,14 +177,14 @@ class Calls:
         self._counters.add(node.site, it.run_id, up=len(call.body))
         if status == 200:
             session_id, wanted = fleet.announced(body)
-            if it.pending and not wanted:
+            if not wanted:
                 # Either all has come, or the ServerApp has taken the head of the reply, with which SuperLink forgets
-                # the message but not the session of its objects.
-                missing = await self._missing(node, it, call)
+                # the message but not the session of its objects. That head may be of a call whose answer died.
+                missing = await self._missing(node, it, sorted(it.pending) or reply.objects, call)
                 if missing is None:
                     return 503, b""
                 if missing:
-                    session_id, wanted = it.session_id, missing
+                    session_id, wanted = it.session_id or fleet.ANY_SESSION, missing
                     body = fleet.wanting(reply.message_id, session_id, wanted)
             self._nodes.announce(it, reply.message_id, session_id, wanted)
             self.postbox.quicken(node)
@@ -192,10 +192,12 @@ class Calls:
                 self._land(node, it)
         return status, body
 
-    async def _missing(self, node: Node, it: Delivery, call: link.FleetCall) -> list[str] | None:
-        """Which pending objects of a reply SuperLink still waits for; ``None`` if it is away."""
+    async def _missing(
+        self, node: Node, it: Delivery, objects: Sequence[str], call: link.FleetCall
+    ) -> list[str] | None:
+        """Which of these objects of a reply SuperLink still waits for; ``None`` if it is away."""
         missing = []
-        for object_id in sorted(it.pending, key=lambda name: name == it.reply_id):  # the message itself is the last
+        for object_id in sorted(objects, key=lambda name: name == it.reply_id):  # the message itself is the last
             is_there = await self._superlink.has(node.node_id, it.run_id, object_id, call.signature, call.headers)
             if is_there is None:
                 return None
@@ -234,7 +236,9 @@ class Calls:
         if it.reply_bytes + head.size_bytes > self._config.reply_mib * MIB:
             raise RefusedError(f"a reply of more than {self._config.reply_mib} MiB")
         content = _exactly(head.size_bytes, pieces)
-        sent = fleet.Object(head.run_id, it.session_id or head.session_id, head.object_id, head.size_bytes)
+        session_id = it.session_id or head.session_id
+        session_id = "" if session_id == fleet.ANY_SESSION else session_id
+        sent = fleet.Object(head.run_id, session_id, head.object_id, head.size_bytes)
         start, is_slow = await _begin(content, head.size_bytes)
         with contextlib.ExitStack() as ends:
             whole = _chain(start, content)

@@ -188,6 +188,9 @@ def pull_object(node_id: int, run_id: int, object_id: str) -> bytes:
     return _bytes(message_pb2.PullObjectRequest(node=node, run_id=run_id, object_id=object_id))
 
 
+ANY_SESSION = "any"
+"""What a site is told of a session whose name died with SuperLink's answer; SuperLink itself finds it by the object."""
+
 NO_CONTENT_BYTES = 8
 """An answer to ``pull-object`` that is longer has content."""
 
@@ -251,6 +254,8 @@ class Reply:
     reply_to: str
     run_id: int
     src_node_id: int
+    objects: tuple[str, ...] = ()
+    """Ids of its objects, children first, the message itself last."""
 
 
 def reply(request: Any) -> Reply:
@@ -264,7 +269,13 @@ def reply(request: Any) -> Reply:
     metadata = request.messages_list[0].metadata
     if request.message_object_trees[0].object_id != metadata.message_id:
         raise RefusedError("push-messages: the objects are those of another message")
-    return Reply(metadata.message_id, metadata.reply_to_message_id, metadata.run_id, metadata.src_node_id)
+    return Reply(
+        metadata.message_id,
+        metadata.reply_to_message_id,
+        metadata.run_id,
+        metadata.src_node_id,
+        tuple(object_ids(request.message_object_trees[0])),
+    )
 
 
 def lost_reply(head: bytes, reason: str) -> tuple[bytes, str, bytes]:

@@ -149,6 +149,26 @@ def test_an_upload_goes_on_when_the_serverapp_has_taken_the_head_of_the_reply(ru
     assert (came["missing"], came["failed"]) == (0, {})
 
 
+def test_an_upload_begins_when_superlinks_answer_to_the_head_died_and_the_serverapp_has_taken_the_head(running, run):
+    """Nobody then knows the session, and SuperLink says that it wants nothing."""
+    with player(running, running.pair[0]) as site, bare_player(running, running.pair[0]) as unheard:
+        site.activate()
+        mail = site.wait_for_mail()
+        message = site.receive(mail)
+        site.confirm(mail)
+        own = np.random.default_rng(3).standard_normal(1000)
+        reply = make_reply(message, RecordDict({"arrays": ArrayRecord([own])}))
+        _, wanted = unheard.announce(reply)
+        assert len(wanted) == 5
+        until(lambda: mail[0].metadata.message_id not in messages(running))
+        session, missing = site.announce(reply)
+        assert session
+        assert set(missing) == set(wanted)
+        site.upload(reply, session, missing)
+        (came,) = run.rounds()
+    assert (came["missing"], came["failed"]) == (0, {})
+
+
 def test_an_upload_that_was_cut_for_longer_than_flower_keeps_half_a_reply_is_told_to_the_run_at_once(running, run):
     """Flower throws away what is older than three minutes; the run hears of that, and the site is free again."""
     with player(running, running.pair[0]) as site:
