@@ -19,16 +19,17 @@ import os
 import ssl
 import time
 from collections.abc import Generator, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
 import httpx
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-import fl.errors
-from fl.errors import BusyError, ConfigError, FLError, InputError, RefusedError, StorageError, UnreachableError
+from fl.errors import ConfigError, InputError, UnreachableError
 from fl.files import read_secret
+from server.client_errors import errors_of, refusal
 from server.views.fleet import Fleet, SiteDetail
 from server.views.models import AliasRow, AuditRow, ModelRow, UserRow
 from server.views.page import Page
@@ -342,63 +343,15 @@ class Client:
         if answer.is_success:
             return answer
         answer.read()
-        try:
-            facts = answer.json()
-        except ValueError:
-            facts = {}
-        if not isinstance(facts, dict) or "detail" not in facts:
-            raise UnreachableError(
-                f"{self.url} answered {answer.status_code}, and not as a control room", hint="is --server right?"
-            )
-        raise _error(answer.status_code, str(facts.get("title")), str(facts["detail"]), facts.get("hint"))
+        raise refusal(self.url, answer)
 
-    def _errors(self) -> _Errors:
-        return _Errors(self.url)
-
-
-class _Errors:
-    """Turns what a connection raises into our errors."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if isinstance(error, httpx.HTTPError):
-            words = str(error) or type(error).__name__
-            hint = None
-            if "CERTIFICATE_VERIFY_FAILED" in words:
-                hint = "--ca names the authority's certificate: authorities.pem in gateway/ of the server's home"
-            raise UnreachableError(f"the control room at {self._url} does not answer: {words}", hint=hint) from error
-        if isinstance(error, ValidationError):
-            raise UnreachableError(
-                f"{self._url} answered what this fl does not know", hint="use the same release of fedfleet at both ends"
-            ) from error
+    def _errors(self) -> AbstractContextManager[None]:
+        return errors_of(self.url)
 
 
 @functools.cache
 def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
-
-
-def _error(status: int, title: str, detail: str, hint: object) -> FLError:
-    by_status: dict[int, type[FLError]] = {
-        401: RefusedError,
-        403: RefusedError,
-        404: ConfigError,
-        409: BusyError,
-        422: InputError,
-        429: RefusedError,
-        503: StorageError,
-    }
-    kind = getattr(fl.errors, title, None)
-    if not (isinstance(kind, type) and issubclass(kind, FLError)):
-        kind = by_status.get(status, FLError)
-    return kind(detail, hint=str(hint) if hint else None)
 
 
 def _events(lines: Iterator[str]) -> Iterator[tuple[str, Event]]:
