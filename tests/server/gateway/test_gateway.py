@@ -128,15 +128,20 @@ def test_mail_that_a_gateway_had_asked_for_when_it_died_is_given_by_the_next(run
     assert (came["missing"], came["failed"]) == (0, {})
 
 
+def take_and_train(site, seed):
+    """A message, taken and confirmed, and a reply that shares no object with it."""
+    mail = site.wait_for_mail()
+    message = site.receive(mail)
+    site.confirm(mail)
+    own = np.random.default_rng(seed).standard_normal(1000)
+    return mail, make_reply(message, RecordDict({"arrays": ArrayRecord([own])}))
+
+
 def test_an_upload_goes_on_when_the_serverapp_has_taken_the_head_of_the_reply(running, run):
     """SuperLink then knows the message no more: it would say that it wants nothing, and the round would wait."""
     with player(running, running.pair[0]) as site:
         site.activate()
-        mail = site.wait_for_mail()
-        message = site.receive(mail)
-        site.confirm(mail)
-        own = np.random.default_rng(1).standard_normal(1000)
-        reply = make_reply(message, RecordDict({"arrays": ArrayRecord([own])}))
+        mail, reply = take_and_train(site, seed=1)
         session, wanted = site.announce(reply)
         assert len(wanted) == 5
         until(lambda: mail[0].metadata.message_id not in messages(running))
@@ -153,11 +158,7 @@ def test_an_upload_begins_when_superlinks_answer_to_the_head_died_and_the_server
     """Nobody then knows the session, and SuperLink says that it wants nothing."""
     with player(running, running.pair[0]) as site, bare_player(running, running.pair[0]) as unheard:
         site.activate()
-        mail = site.wait_for_mail()
-        message = site.receive(mail)
-        site.confirm(mail)
-        own = np.random.default_rng(3).standard_normal(1000)
-        reply = make_reply(message, RecordDict({"arrays": ArrayRecord([own])}))
+        mail, reply = take_and_train(site, seed=3)
         _, wanted = unheard.announce(reply)
         assert len(wanted) == 5
         until(lambda: mail[0].metadata.message_id not in messages(running))
@@ -173,11 +174,7 @@ def test_an_upload_that_was_cut_for_longer_than_flower_keeps_half_a_reply_is_tol
     """Flower throws away what is older than three minutes; the run hears of that, and the site is free again."""
     with player(running, running.pair[0]) as site:
         site.activate()
-        mail = site.wait_for_mail()
-        message = site.receive(mail)
-        site.confirm(mail)
-        own = np.random.default_rng(2).standard_normal(1000)
-        reply = make_reply(message, RecordDict({"arrays": ArrayRecord([own])}))
+        mail, reply = take_and_train(site, seed=2)
         session, wanted = site.announce(reply)
         until(lambda: mail[0].metadata.message_id not in messages(running))
         with contextlib.closing(sqlite3.connect(running.home / "superlink" / "state.db", timeout=10)) as db:
