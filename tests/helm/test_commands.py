@@ -1,7 +1,6 @@
 import re
 import shlex
 
-
 from tests.docs.pages import commands, faults
 from tests.helm.charts import CASES, HELM, containers, manifests
 
