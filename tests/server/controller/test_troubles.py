@@ -87,7 +87,8 @@ def test_a_run_goes_on_while_postgresql_is_gone_and_its_rounds_are_there_when_it
             is_complete_and_whole(play, name)
         assert len(list(play.centre.home.runs.iterdir())) == 1  # nothing of the one that could not be submitted
         lines = said(caplog)
-        assert len(lines) <= 2, lines  # it was cut off in the middle, and then could not be reached
+        # It was cut off in the middle, could not be reached, and may have been seen while it started: each said once.
+        assert len(lines) == len(set(lines)) <= 3, lines
         assert all(line.startswith("cannot use PostgreSQL fedfleet") for line in lines)
         play.centre.close()
     finally:
