@@ -258,7 +258,7 @@ def _sites(session: Session, now_s: float) -> Iterator[Family]:
 
 
 def _runs(session: Session, now_s: float) -> Iterator[Family]:
-    states = dict(session.execute(select(Run.state, func.count()).group_by(Run.state)).tuples().all())
+    states = dict(session.execute(select(Run.state, func.count()).group_by(Run.state)).all())
     family = GaugeMetricFamily("fedfleet_runs", "Runs by state.", labels=["state"])
     for state in MOVES:
         family.add_metric([state], states.get(state, 0))

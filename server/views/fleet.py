@@ -184,8 +184,8 @@ def site_rows(session: Session, now_s: float, *, visible: Visible = None, only: 
         ends, asked = ends.where(Certificate.site == only), asked.where(Request.site == only)
         tokens, sums = tokens.where(Token.site == only), sums.where(Counter.site == only)
     by_end = {site: (ends_s, issued_s) for site, ends_s, issued_s in session.execute(ends)}
-    by_token = dict(session.execute(tokens).tuples().all())
-    waiting = dict(session.execute(asked).tuples().all())
+    by_token = dict(session.execute(tokens).all())
+    waiting = dict(session.execute(asked).all())
     by_sum = {site: (int(up or 0), int(down or 0)) for site, up, down in session.execute(sums)}
     work = _work(session)
     rows = []

@@ -301,7 +301,7 @@ def projects(session: Session, *, visible: Visible = None) -> tuple[str, ...]:
 def counts(session: Session, *, visible: Visible = None) -> dict[str, int]:
     """How many runs there are in each state."""
     found = session.execute(restrict(select(Run.state, func.count()), visible).group_by(Run.state))
-    return dict(found.tuples().all())
+    return dict(found.all())
 
 
 def run_row(run: Run, now_s: float) -> RunRow:
