@@ -34,7 +34,7 @@ def report(
         list[Choice] | None, typer.Option("--format", help="What to write; can be repeated. [dim]default: html[/]")
     ] = None,
     prices: Annotated[
-        Path | None, typer.Option(metavar="FILE.toml", help="A file whose prices table says what the run cost: server.toml.")
+        Path | None, typer.Option(metavar="FILE.toml", help="File with a table of prices, such as server.toml.")
     ] = None,
     open_it: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
