@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+import tomllib
 
 import pytest
 from playwright.sync_api import Browser, Page
@@ -71,6 +72,18 @@ def store(room):
     opened = room.home.open_store()
     yield opened
     opened.close()
+
+
+@pytest.fixture(scope="module")
+def runs(room):
+    """Two runs that are over, with other settings, so that each test passes alone."""
+    with room.client() as client:
+        names = [
+            client.start_run(config=tomllib.loads(FILE.format(name=f"short-{rounds}", rounds=rounds)))
+            for rounds in (2, 3)
+        ]
+        room.wait(lambda: all(client.run(name).row.state == "completed" for name in names), "two runs")
+    return names
 
 
 def token_of(store: Store, name: str, role: str, projects: tuple[str, ...] = ("*",)) -> str:
@@ -154,17 +167,15 @@ def test_a_round_arrives_while_somebody_looks_and_the_run_is_stopped(page, room)
     assert page.get_by_text(f"fl run resume {name}").count() == 1
 
 
-def test_a_model_is_promoted_and_the_audit_says_who(page, room):
-    name = start(page, "short", 2)
-    wait_for_state(page, "completed")
-    page.goto(f"/models?run={name}")
+def test_a_model_is_promoted_and_the_audit_says_who(page, runs):
+    page.goto(f"/models?run={runs[0]}")
     confirm(page, "Promote")
     page.get_by_text("production is model").wait_for()
     page.goto("/audit?verify=1")
     page.get_by_text("The chain holds over").wait_for()
     row = page.locator("tbody tr", has_text="production").first
     assert "ada" in row.inner_text()
-    page.goto("/compare?run=1&run=2")
+    page.goto(f"/compare?run={runs[0]}&run={runs[1]}")
     page.get_by_text("Settings in which they differ").wait_for()
     with page.expect_download() as download:
         page.goto("/models")
@@ -174,33 +185,33 @@ def test_a_model_is_promoted_and_the_audit_says_who(page, room):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1280])
-def test_axe_finds_nothing_serious_and_nothing_is_wider_than_the_page(page, scheme, width):
+def test_axe_finds_nothing_serious_and_nothing_is_wider_than_the_page(page, runs, scheme, width):
     page.set_viewport_size({"width": width, "height": 800})
     page.emulate_media(color_scheme=scheme)
     for path in (
         "/",
         "/sites/site-1",
         "/runs",
-        "/runs/1",
-        "/runs/1/log",
+        f"/runs/{runs[0]}",
+        f"/runs/{runs[0]}/log",
         "/runs/new",
-        "/compare?run=1&run=2",
+        f"/compare?run={runs[0]}&run={runs[1]}",
         "/models",
         "/audit",
     ):
-        page.goto(path)
+        assert page.goto(path).ok, path
         assert serious(page) == [], path
         assert is_as_wide_as_the_screen(page), path
 
 
-def test_the_keyboard_reaches_everything(page):
+def test_the_keyboard_reaches_everything(page, runs):
     page.goto("/")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
     page.keyboard.press("Enter")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.closest('main') !== null")
-    page.goto("/runs/1")
+    page.goto(f"/runs/{runs[0]}")
     page.locator("#curves svg").first.focus()
     page.keyboard.press("ArrowLeft")
     assert page.locator("#tip").inner_text().startswith("round")
@@ -233,11 +244,11 @@ def test_a_session_that_is_over_leads_to_signing_in_and_back(chromium, room, sto
 
     sign_in(page, token)
     end_session()
-    page.goto("/models?run=1")
+    page.goto("/?text=site")
     page.get_by_label("Access token").fill(token)
     page.get_by_role("button", name="Sign in").click()
-    page.get_by_role("heading", name="Models").wait_for()
-    assert page.url.endswith("/models?run=1")
+    page.get_by_role("button", name="Sign out").wait_for()
+    assert page.url.endswith("/?text=site")
     page.goto("/runs")
     end_session()
     page.get_by_label("Access token").wait_for(timeout=45 * SECONDS)  # a page that is looked at finds out by itself
@@ -245,17 +256,17 @@ def test_a_session_that_is_over_leads_to_signing_in_and_back(chromium, room, sto
     context.close()
 
 
-def test_a_run_of_another_project_looks_like_none(chromium, room, store):
+def test_a_run_of_another_project_looks_like_none(chromium, room, runs, store):
     context = chromium.new_context(ignore_https_errors=True, base_url=room.client().url)
     page = context.new_page()
     sign_in(page, token_of(store, "paul", "operator", ("hearts",)))
     page.get_by_text("No run yet").wait_for()
     answers = {}
-    for number in (1, 77):
-        answer = page.goto(f"/runs/{number}")
-        answers[number] = answer.status, page.locator("main").inner_text().replace(f"no run {number}", "")
-    assert answers[1] == answers[77]
-    assert answers[1][0] == 404
+    for name in (runs[0], "other"):
+        answer = page.goto(f"/runs/{name}")
+        answers[name] = answer.status, page.locator("main").inner_text().replace(f"no run {name}", "")
+    assert answers[runs[0]] == answers["other"]
+    assert answers["other"][0] == 404
     assert page.goto("/audit").status == 403
     assert serious(page) == []
     context.close()

@@ -3,7 +3,8 @@
   document.documentElement.classList.add("scripted");
   const main = document.getElementById("content"), pulse = document.getElementById("pulse");
   const topics = (main.dataset.topics ?? "").trim().split(/\s+/).filter(Boolean);
-  let busy = false, again = false, next = 0, timer = 0;
+  let busy = false, again = false, next = 0, timer = 0, left = -Infinity;
+  addEventListener("beforeunload", () => { left = performance.now(); });
 
   const say = (text) => { if (pulse.textContent !== text) pulse.textContent = text; pulse.hidden = !text; };
   const isOpen = (part) => part.querySelector(".act[open], :checked:not(option)") !== null || part.contains(document.activeElement);
@@ -32,6 +33,7 @@
     const began = performance.now();
     try {
       const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
+      if (performance.now() - left < 3000) return;  // somebody is going elsewhere, and that comes first
       if (answer.redirected && new URL(answer.url).pathname === "/sign-in") { location.href = answer.url; return; }
       const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
       if (!answer.ok) throw new Error(fresh.querySelector("h1")?.textContent);
