@@ -234,7 +234,7 @@ class Runner:
                 self._beat()
                 self._check_wanted(task)
                 time.sleep(delay_s)
-                delay_s = min(2 * delay_s, 0.5)
+                delay_s = min(1.2 * delay_s, 0.5)  # a fifth of the time so far
             writer.add(clientapp.OBJECT + object_id, piece)
             self._beat()
         writer.finish()

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flwr.app import ArrayRecord, Message
+from flwr.app import Message
 from flwr.serverapp import Grid
 
 from fl.arrays import F32, ArrayFile, Layout, LazyArrays
@@ -106,13 +106,15 @@ class GridSites:
     def _send(self, sites: Sequence[str], asked: _Asked, model: ArrayFile | None) -> None:
         self.online()
         request = asked.request
-        job, record = records.Job(request=request, task=self._task, training=self._training), _record(model)
+        job = records.Job(request=request, task=self._task, training=self._training)
+        # Its mapped pages are given back pack by pack, so that one copy is in memory.
+        packed = None if model is None else records.pack(model.arrays(), model.release)
         for site in sites:
             asked.times[site] = asked.times.get(site, 0) + 1
         reachable = [site for site in sites if site in self._nodes]
         messages = [
             Message(
-                records.encode_job(job, record, asked.payloads.get(site, b"")),
+                records.encode_job(job, packed, asked.payloads.get(site, b"")),
                 self._nodes[site],
                 MESSAGE_TYPE[request.phase],
                 group_id=str(request.round),
@@ -188,7 +190,7 @@ class GridSites:
                 site,
                 request,
                 content,
-                update=_lazy(update) if update else None,
+                update=_lazy(update, records.layout_in(content, "reply")) if update else None,
                 vector=_pieces(vector) if vector else None,
             )
         except private.ReplyLostError as err:
@@ -212,22 +214,13 @@ def site_id(name: str, node_id: int) -> str:
     return name if NAME.fullmatch(name) else f"node-{node_id}"
 
 
-def _record(model: ArrayFile | None) -> ArrayRecord | None:
-    """A model as a record; its mapped pages are given back array by array, so that one copy is in memory."""
-    if model is None:
-        return None
-    record = ArrayRecord()
-    for name, array in model.arrays().items():
-        record[name] = records.encode_array(array)
-        model.release()
-    return record
-
-
 def _push(grid: Grid, messages: Sequence[Message]) -> Iterable[str | None]:
     return grid.push_messages(messages)
 
 
-def _lazy(arrays: private.LandedArrays) -> LazyArrays:
+def _lazy(arrays: private.LandedArrays, layout: Layout | None) -> LazyArrays:
+    """Arrays that are pulled when they are looked at: pack by pack, the last one kept."""
+
     def fetch(name: str) -> F32:
         try:
             return records.decode_array(name, arrays.array(name))
@@ -236,7 +229,24 @@ def _lazy(arrays: private.LandedArrays) -> LazyArrays:
         except (KeyError, TypeError, ValueError, IndexError, records.MalformedRecordError) as err:
             raise UnusableError("malformed", f"{name}: {err}"[:256]) from err
 
-    return LazyArrays(Layout(tuple(arrays.shapes())), fetch)
+    if layout is None:
+        return LazyArrays(Layout(tuple(arrays.shapes())), fetch)
+    packs = records.pack_names(layout)
+    where = {name: number for number, names in enumerate(packs) for name in names}
+    last: tuple[int, dict[str, F32]] = -1, {}
+
+    def unpack(name: str) -> F32:
+        nonlocal last
+        number = where[name]
+        if last[0] != number:
+            last = -1, {}  # let go before the next one comes
+            try:
+                last = number, records.unpack(layout, packs[number], fetch(str(number)))
+            except records.MalformedRecordError as err:
+                raise UnusableError("malformed", f"pack {number}: {err.message}"[:256]) from err
+        return last[1][name]
+
+    return LazyArrays(layout, unpack)
 
 
 def _pieces(arrays: private.LandedArrays) -> Iterator[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import datetime
 import logging
@@ -37,6 +38,11 @@ SHORTEST_HOLD_S = 0.5
 RESTARTED = "the site was restarted while it worked on this"
 AHEAD_BYTES = 1 * MIB
 """How much of an object is waited for before SuperLink hears of it."""
+
+PULL_HOLD_S = 3.0
+"""How long an object that its ServerApp is still uploading is waited for."""
+PULL_PAUSE_S, PULL_GROWTH = 0.02, 1.3
+"""First pause between two questions for it, and how it grows: SuperLink is asked a dozen times at most."""
 
 SLOW_S = 2.0
 """An object that would take longer than this is collected on disk first: a signature lasts 300 s, and SuperLink's
@@ -273,16 +279,30 @@ class Calls:
             node.check_pull(request.run_id, request.object_id)
         else:
             node.check_run(request.run_id)
-        async with self._superlink.pull(call.method, call.body, call.signature, call.headers) as (status, size, pieces):
-            self._check_clock(status, call.signature)
-            if status == RUN_IS_OVER:  # a message of it must not be given again
-                for it in [it for it in node.deliveries.values() if it.run_id == request.run_id]:
-                    self._nodes.drop(node, it)
-            if size == 0:
-                yield status, 0, b""
-            async for piece in pieces:
-                self._counters.add(node.site, request.run_id, down=len(piece))
-                yield status, size, piece
+        until, pause_s = time.monotonic() + PULL_HOLD_S, PULL_PAUSE_S
+        while True:
+            async with self._superlink.pull(call.method, call.body, call.signature, call.headers) as answer:
+                status, size, pieces = answer
+                self._check_clock(status, call.signature)
+                if status == RUN_IS_OVER:  # a message of it must not be given again
+                    for it in [it for it in node.deliveries.values() if it.run_id == request.run_id]:
+                        self._nodes.drop(node, it)
+                if size <= fleet.NO_CONTENT_BYTES:
+                    body = b"".join([piece async for piece in pieces])
+                    is_early = status == 200 and call.method == "pull-object" and fleet.is_awaited(body)
+                    if not is_early or time.monotonic() > until:
+                        self._counters.add(node.site, request.run_id, down=len(body))
+                        yield status, size, body
+                        return
+                else:
+                    async for piece in pieces:
+                        self._counters.add(node.site, request.run_id, down=len(piece))
+                        yield status, size, piece
+                    return
+            # The site has heard of a message that its ServerApp is still uploading; sent away, the SuperNode would
+            # sleep a second.
+            await asyncio.sleep(pause_s)
+            pause_s *= PULL_GROWTH
 
     async def _ask(self, node: Node) -> Asked:
         """Ask SuperLink for a node's mail and write down what it gives, before anybody can lose it."""

@@ -30,7 +30,7 @@ def ask(request: Request, model: dict[str, np.ndarray] | None, task: dict[str, o
         training={"epochs": 1, "learning_rate": 0.05},
     )
     kind = {"initialise": "query", "train": "train", "evaluate": "evaluate"}[request.phase]
-    message = Message(records.encode_job(job, records.encode_arrays(model) if model else None), 7, kind)
+    message = Message(records.encode_job(job, records.pack(model) if model else None), 7, kind)
     reply = app(message, context(site="ward-7", **{"partition-id": 0, "num-partitions": 3}))
     return records.decode_reply("ward-7", request, reply.content)
 

@@ -7,6 +7,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.common.constant import ErrorCode
 
+from fl.arrays import Layout
 from fl.flower import records
 from fl.flower.grid import FAILURES, site_id
 from fl.rounds.port import Failure, Reply, Request
@@ -29,7 +30,7 @@ def arrays() -> dict[str, np.ndarray]:
 
 def test_a_job_comes_back_as_it_was_sent() -> None:
     job = records.Job(request=REQUEST, task={"name": "digits"}, training={"epochs": 2})
-    content = records.encode_job(job, records.encode_arrays(arrays()))
+    content = records.encode_job(job, records.pack(arrays()))
     back, model, _ = records.decode_job(content)
     assert back == job
     assert model is not None
@@ -51,6 +52,56 @@ def test_a_reply_comes_back_as_it_was_sent() -> None:
     assert (back.num_examples, back.metrics, back.report) == (17, reply.metrics, reply.report)
     assert back.arrays is not None
     assert all(back.arrays[name].tobytes() == array.tobytes() for name, array in arrays().items())
+
+
+def test_a_small_model_is_one_array_on_the_wire() -> None:
+    reply = Reply(site="site-1", request=REQUEST, num_examples=17, arrays=arrays())
+    (sent,) = records.encode_reply(reply).array_records["update"].values()
+    assert (sent.dtype, sent.shape) == ("float32", (16,))
+    assert sent.numpy().tobytes() == b"".join(array.tobytes() for array in arrays().values())
+
+
+def test_packs_hold_whole_arrays_and_no_more_than_they_may() -> None:
+    sizes = {"a": 400, "b": 3 << 20, "c": 2 << 20, "d": 9 << 20, "e": 4, "f": records.PACK_BYTES - 4, "g": 0, "h": 4}
+    layout = Layout(tuple((name, (size // 4,)) for name, size in sizes.items()))
+    assert records.pack_names(layout) == [["a", "b"], ["c"], ["d"], ["e", "f", "g"], ["h"]]
+    model = {name: np.arange(size // 4, dtype="f4") for name, size in sizes.items()}
+    released: list[int] = []
+    packed = records.pack(model, lambda: released.append(1))
+    assert len(packed.packs) == len(released) == 5
+    reply = Reply(site="site-1", request=REQUEST, num_examples=1, arrays=model)
+    back = records.decode_reply("site-1", REQUEST, records.encode_reply(reply)).arrays
+    assert back is not None
+    assert all((back[name] == array).all() for name, array in model.items())
+
+
+def test_a_reply_with_arrays_under_their_own_names_is_read() -> None:
+    content = records.encode_reply(Reply(site="site-1", request=REQUEST, num_examples=17))
+    content["update"] = records.encode_arrays(arrays())
+    back = records.decode_reply("site-1", REQUEST, content)
+    assert back.arrays is not None
+    assert Layout.of(back.arrays) == Layout.of(arrays())
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        "no",
+        "[]",
+        '[["a", [1]], ["a", [15]]]',
+        '[["a", [-4]]]',
+        '[["a", [1e9]]]',
+        '[["a", [null]]]',
+        "7",
+        '[["a", [4194304]], ["b", [4194304]]]',
+    ],
+)
+def test_a_layout_that_does_not_fit_its_packs_makes_a_failure(layout: str) -> None:
+    content = records.encode_reply(Reply(site="site-1", request=REQUEST, num_examples=17, arrays=arrays()))
+    content.config_records["reply"][records.LAYOUT] = layout
+    reply = records.decode_reply("site-1", REQUEST, content)
+    assert reply.failure is not None
+    assert reply.failure.code == "malformed"
 
 
 def test_a_failure_comes_back_with_its_reason() -> None:
