@@ -33,7 +33,7 @@ ALONE_S = 0.25
 TOLD_S = 5.0
 """The same when the link tells us of messages."""
 AFTER_MAIL_S, AFTER_TASK_S = 60.0, 1.0
-"""For how long a task is expected: after word of a message, and after a task."""
+"""For how long a task is expected: after word of a message, and after a task if nobody tells us of messages."""
 AWAY_S = 0.5
 HEARTBEAT_S = 5.0
 MESSAGE_WITHIN_S = 30.0
@@ -105,7 +105,7 @@ class Runner:
                 said = ""
                 if task is not None:
                     self._handle(task)
-                    self._soon_until = time.monotonic() + AFTER_TASK_S
+                    self._soon_until = 0.0 if self._is_told else time.monotonic() + AFTER_TASK_S
                     continue
             except (AwayError, GoneError) as err:
                 if said != str(err):

@@ -46,8 +46,8 @@ FAILURES = {
 """Flower's error codes (``flwr.common.constant.ErrorCode``; kept equal by a contract test) as one word each."""
 
 POLL_MIN_S, POLL_MAX_S = 0.1, 0.5
-TOLD_MAX_S = 2.0
-"""Longest pause between two looks while the gateway says when a reply is whole: it does not hear of lost sites."""
+TOLD_MIN_S, TOLD_MAX_S = 0.5, 2.0
+"""The same while the gateway says when a reply is whole: it does not hear of lost sites."""
 
 LOST = ("message_lost", "reply_lost")
 """Failures that are nobody's: Flower lost a message."""
@@ -134,7 +134,7 @@ class GridSites:
     def replies(self, timeout_s: float) -> Iterator[Reply]:
         """Replies as they are found, one pulled at a time; returns after a pass that found some, or the time-out."""
         end = time.monotonic() + timeout_s
-        pause_s, found = POLL_MIN_S, False
+        pause_s, found = 0.0, False
         while True:
             for reply in self._pass():
                 found = True
@@ -142,9 +142,10 @@ class GridSites:
             left_s = end - time.monotonic()
             if found or left_s <= 0:
                 return
-            told = self._line.wait(min(pause_s, left_s))
-            longest_s = TOLD_MAX_S if self._line.is_open else POLL_MAX_S
-            pause_s = POLL_MIN_S if told else min(longest_s, pause_s * 1.5)
+            least_s, most_s = (TOLD_MIN_S, TOLD_MAX_S) if self._line.is_open else (POLL_MIN_S, POLL_MAX_S)
+            pause_s = min(most_s, max(least_s, pause_s * 1.5))
+            if self._line.wait(min(pause_s, left_s)):
+                pause_s = 0.0
 
     def _pass(self) -> Iterator[Reply]:
         """One look at everything that is outstanding."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import functools
 import logging
 import tempfile
 import time
@@ -22,6 +23,7 @@ from server.gateway.ledger import Delivery
 from server.gateway.mail import Asked, Postbox
 from server.gateway.nodes import Node, Nodes
 from server.gateway.notices import Notices
+from server.gateway.pieces import LONGEST_BYTES, Fetched, Pieces
 from server.gateway.superlink import PIECE_BYTES, SuperLink
 
 log = logging.getLogger(__name__)
@@ -75,7 +77,7 @@ class Calls:
         spool: Path,
     ) -> None:
         self._config, self._superlink, self._nodes, self._counters = config, superlink, nodes, counters
-        self._spool = spool
+        self._spool, self._pieces = spool, Pieces()
         self.postbox = Postbox(config, self._ask)
         self.leases = Leases(config, nodes, self._beat, self._end)
         self.notices = Notices(self.postbox.notice, changed)
@@ -279,30 +281,44 @@ class Calls:
             node.check_pull(request.run_id, request.object_id)
         else:
             node.check_run(request.run_id)
+        if call.method == "pull-object":
+            fetched = await self._pieces.get(request.run_id, request.object_id, functools.partial(self._fetch, call))
+            if (content := fetched.content) is not None:
+                self._check_clock(fetched.status, call.signature)
+                self._end_run(node, request.run_id, fetched.status)
+                for start in range(0, max(1, len(content)), PIECE_BYTES):
+                    piece = content[start : start + PIECE_BYTES]
+                    self._counters.add(node.site, request.run_id, down=len(piece))
+                    yield fetched.status, len(content), piece
+                return
+        async with self._superlink.pull(call.method, call.body, call.signature, call.headers) as (status, size, pieces):
+            self._check_clock(status, call.signature)
+            self._end_run(node, request.run_id, status)
+            if size == 0:
+                yield status, 0, b""
+            async for piece in pieces:
+                self._counters.add(node.site, request.run_id, down=len(piece))
+                yield status, size, piece
+
+    async def _fetch(self, call: link.FleetCall) -> Fetched:
+        """An object, waited for if the ServerApp is still uploading it: sent away, a SuperNode would sleep a second."""
         until, pause_s = time.monotonic() + PULL_HOLD_S, PULL_PAUSE_S
         while True:
             async with self._superlink.pull(call.method, call.body, call.signature, call.headers) as answer:
                 status, size, pieces = answer
-                self._check_clock(status, call.signature)
-                if status == RUN_IS_OVER:  # a message of it must not be given again
-                    for it in [it for it in node.deliveries.values() if it.run_id == request.run_id]:
-                        self._nodes.drop(node, it)
-                if size <= fleet.NO_CONTENT_BYTES:
-                    body = b"".join([piece async for piece in pieces])
-                    is_early = status == 200 and call.method == "pull-object" and fleet.is_awaited(body)
-                    if not is_early or time.monotonic() > until:
-                        self._counters.add(node.site, request.run_id, down=len(body))
-                        yield status, size, body
-                        return
-                else:
-                    async for piece in pieces:
-                        self._counters.add(node.site, request.run_id, down=len(piece))
-                        yield status, size, piece
-                    return
-            # The site has heard of a message that its ServerApp is still uploading; sent away, the SuperNode would
-            # sleep a second.
+                if size > LONGEST_BYTES:
+                    return Fetched(status, None)
+                body = b"".join([piece async for piece in pieces])
+            is_early = status == 200 and size <= fleet.NO_CONTENT_BYTES and fleet.is_awaited(body)
+            if not is_early or time.monotonic() > until:
+                return Fetched(status, body)
             await asyncio.sleep(pause_s)
             pause_s *= PULL_GROWTH
+
+    def _end_run(self, node: Node, run_id: int, status: int) -> None:
+        if status == RUN_IS_OVER:  # a message of it must not be given again
+            for it in [it for it in node.deliveries.values() if it.run_id == run_id]:
+                self._nodes.drop(node, it)
 
     async def _ask(self, node: Node) -> Asked:
         """Ask SuperLink for a node's mail and write down what it gives, before anybody can lose it."""
