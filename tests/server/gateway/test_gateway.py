@@ -11,6 +11,7 @@ import grpc
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, RecordDict
+from flwr.proto import message_pb2
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
 from fl.link import link_pb2 as link
@@ -46,6 +47,21 @@ def test_a_run_through_the_gateway_hears_of_each_reply(running, run):
     up, down, _ = running.registry.counts[name, run.run_id]
     assert 12 * 2**20 < down < 13 * 2**20
     assert 12 * 2**20 < up < 13 * 2**20
+
+
+def test_a_site_that_is_early_for_an_object_gets_it_when_it_is_there(running, run):
+    with player(running, running.pair[0]) as site:
+        site.activate()
+        for _ in range(3):
+            mail = site.wait_for_mail()
+            run_id = mail[0].metadata.run_id
+            for object_id in fleet.object_ids(mail[1]):
+                request = message_pb2.PullObjectRequest(node=site.node, run_id=run_id, object_id=object_id)
+                answer = message_pb2.PullObjectResponse.FromString(site.stream("pull-object", request))
+                assert answer.object_available
+            message = site.receive(mail)
+            site.confirm(mail)
+            site.answer(mail, message)
 
 
 def test_a_message_whose_answer_was_lost_is_given_again_and_a_confirmed_one_is_not(running, run):
