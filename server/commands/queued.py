@@ -99,10 +99,10 @@ def list_runs(room: Client, *, state: str, project: str, limit: int, as_json: bo
     if as_json:
         console.print_json([{"id": run.name, "status": run.state, **as_plain(run)} for run in found])
         return
-    rows = [
-        (run.name, run.project, run.state, f"{run.rounds_done}/{run.rounds_wanted}", run.words, run.submitted_by)
-        for run in found
-    ]
+    rows = []
+    for run in found:
+        rounds = f"{run.rounds_done}/{run.rounds_wanted}" if run.rounds_wanted else "–"  # an app counts its own
+        rows.append((run.name, run.project, run.state, rounds, run.words, run.submitted_by))
     console.print_table(["run", "project", "state", "rounds", "", "by"], rows)
 
 

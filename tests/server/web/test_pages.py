@@ -4,11 +4,13 @@ import re
 import time
 
 import pytest
+from sqlalchemy import update
 
 from fl.errors import StorageError
 from fl.link.report import SiteReport
 from server import web
 from server.store.models import Event, Site
+from server.store.runs import Run
 from tests.server import seeds
 from tests.server.api import kit
 
@@ -95,6 +97,21 @@ def test_the_fleet_says_each_sites_state_and_what_to_type(room):
 )
 def test_the_fleet_is_filtered(room, query, number):
     assert room.client().get(f"/?{query}", headers=HTML).text.count('<th scope="row">') == number
+
+
+def test_a_run_of_an_app_which_counts_its_own_rounds_shows_none(room):
+    def set_rounds(done, wanted):
+        with room.store.write() as session:
+            session.execute(update(Run).where(Run.number == 1).values(rounds_done=done, rounds_wanted=wanted))
+
+    client = room.client()
+    before = client.get("/api/v1/runs/1").json()["row"]
+    set_rounds(0, 0)
+    try:
+        for path in ("/runs", "/runs/1", "/compare?run=1&run=3"):
+            assert not re.search(r"\b0\s*(<small>)?\s*of 0\b", client.get(path, headers=HTML).text), path
+    finally:
+        set_rounds(before["rounds_done"], before["rounds_wanted"])
 
 
 def test_a_form_of_another_page_changes_nothing(room):
