@@ -286,10 +286,11 @@ class Calls:
             if (content := fetched.content) is not None:
                 self._check_clock(fetched.status, call.signature)
                 self._end_run(node, request.run_id, fetched.status)
-                for start in range(0, max(1, len(content)), PIECE_BYTES):
-                    piece = content[start : start + PIECE_BYTES]
-                    self._counters.add(node.site, request.run_id, down=len(piece))
-                    yield fetched.status, len(content), piece
+                with self._pieces.held(request.run_id, request.object_id, content):
+                    for start in range(0, max(1, len(content)), PIECE_BYTES):
+                        piece = content[start : start + PIECE_BYTES]
+                        self._counters.add(node.site, request.run_id, down=len(piece))
+                        yield fetched.status, len(content), piece
                 return
         async with self._superlink.pull(call.method, call.body, call.signature, call.headers) as (status, size, pieces):
             self._check_clock(status, call.signature)

@@ -7,9 +7,10 @@ SuperLink answers one question at a time and takes some milliseconds for each, s
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 from server.gateway.config import MIB
 from server.gateway.fleet import NO_CONTENT_BYTES
@@ -17,12 +18,13 @@ from server.gateway.fleet import NO_CONTENT_BYTES
 LONGEST_BYTES = 8 * MIB
 """Longest piece that is kept; Flower cuts arrays into 5 MiB. A longer one is streamed to each site by itself."""
 ALL_BYTES = 64 * MIB
+"""Most that is kept, and most that is on its way to slow sites; beyond that pieces are streamed."""
 KEEP_S = 60.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Fetched:
-    """What came of a question; ``content`` is ``None`` if it is longer than ``LONGEST_BYTES`` and was not read."""
+    """What came of a question; ``content`` is ``None`` if it was not read, and is to be streamed."""
 
     status: int
     content: bytes | None
@@ -35,6 +37,22 @@ class Pieces:
         self._kept: OrderedDict[tuple[int, str], bytes] = OrderedDict()
         self._bytes = 0
         self._coming: dict[tuple[int, str], asyncio.Task[Fetched]] = {}
+        self._held: dict[tuple[int, str], int] = {}
+        self._held_bytes = 0
+
+    @contextlib.contextmanager
+    def held(self, run_id: int, object_id: str, content: bytes) -> Iterator[None]:
+        """Count a piece as on its way to a site."""
+        key = run_id, object_id
+        self._held[key] = self._held.get(key, 0) + 1
+        self._held_bytes += len(content) if self._held[key] == 1 else 0
+        try:
+            yield
+        finally:
+            self._held[key] -= 1
+            if not self._held[key]:
+                del self._held[key]
+                self._held_bytes -= len(content)
 
     async def get(self, run_id: int, object_id: str, fetch: Callable[[], Awaitable[Fetched]]) -> Fetched:
         """A piece, from here or from SuperLink.
@@ -52,6 +70,8 @@ class Pieces:
         if content is not None:
             self._kept.move_to_end(key)
             return Fetched(200, content)
+        if self._held_bytes > ALL_BYTES:
+            return Fetched(200, None)
         task = self._coming[key] = asyncio.ensure_future(self._fetch(key, fetch))
         return await asyncio.shield(task)
 

@@ -1,6 +1,7 @@
 """Pieces that several sites get."""
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -92,6 +93,16 @@ def test_memory_is_bounded_and_the_least_used_goes_first():
     assert asked_by(1, long, object_id="0", kept=kept)[1] == 0
     assert asked_by(1, long, object_id="1", kept=kept)[1] == 1
     assert sum(len(content) for content in kept._kept.values()) <= 64 * MIB
+
+
+def test_what_is_on_its_way_to_slow_sites_is_bounded_too():
+    kept, long = Pieces(), Fetched(200, bytes(LONGEST_BYTES))
+    with contextlib.ExitStack() as sites:
+        for number in range(9):
+            for _ in range(100):  # the same piece for many sites lies in memory once
+                sites.enter_context(kept.held(7, str(number), long.content))
+        assert asked_by(1, long, object_id="new", kept=kept) == ([Fetched(200, None)], 0)
+    assert asked_by(1, long, object_id="new", kept=kept) == ([long], 1)
 
 
 def test_runs_do_not_share_what_has_the_same_name():
