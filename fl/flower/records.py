@@ -48,9 +48,10 @@ class Job:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Packed:
-    """A model as it travels."""
+    """A model as it travels, made once for all sites."""
 
-    layout: Layout
+    layout: str
+    """Names and shapes in order, as JSON."""
     packs: ArrayRecord
 
 
@@ -59,7 +60,7 @@ def encode_job(job: Job, model: Packed | None, payload: bytes = b"") -> RecordDi
     request = ConfigRecord({"job": json.dumps(dataclasses.asdict(job))})
     content = RecordDict({"request": request})
     if model is not None:
-        request[LAYOUT], content["model"] = json.dumps(model.layout.entries), model.packs
+        request[LAYOUT], content["model"] = model.layout, model.packs
     if payload:
         content["secagg"] = ConfigRecord({"payload": payload})
     return content
@@ -88,7 +89,7 @@ def encode_reply(reply: Reply) -> RecordDict:
         facts |= {"failure_code": reply.failure.code, "failure_reason": reply.failure.reason}
     packed = None if reply.arrays is None else pack(reply.arrays)
     if packed is not None:
-        facts[LAYOUT] = json.dumps(packed.layout.entries)
+        facts[LAYOUT] = packed.layout
     content = RecordDict({"reply": ConfigRecord(dict(facts))})
     content["metrics"] = MetricRecord({**reply.metrics, NUM_EXAMPLES: reply.num_examples})
     if packed is not None:
@@ -184,7 +185,7 @@ def pack(arrays: Arrays, release: Callable[[], None] = lambda: None) -> Packed:
         packs[str(number)] = _encode(np.dtype("<f4"), (sum(part.size for part in flat),), flat)
         del flat
         release()
-    return Packed(layout, packs)
+    return Packed(json.dumps(layout.entries), packs)
 
 
 def pack_names(layout: Layout) -> list[list[str]]:
