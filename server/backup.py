@@ -1,7 +1,8 @@
 """Backup and restore of a centre: one file with all that cannot be made again.
 
-A backup has the store (a copy that SQLite makes while others write, or ``pg_dump``'s), ``server.toml``, the transport
-authority, the gateway's key, the roster and its authority, and models that have a name. Journals are large and lie
+A backup has the store as a SQLite file (a copy that SQLite makes while others write, or the rows of PostgreSQL as one
+transaction sees them), ``server.toml``, the transport authority, the gateway's key, the roster and its authority, and
+models that have a name. Whichever of the two the store was, it can be restored into either. Journals are large and lie
 beside: the backup lists them, and ``runs/`` is copied by whatever copies directories. Restored, journals that are put
 back into ``runs/`` are found by the control room.
 """
@@ -15,7 +16,6 @@ import json
 import os
 import shutil
 import sqlite3
-import subprocess
 import tarfile
 import tempfile
 import time
@@ -26,17 +26,16 @@ from typing import Any
 from fl import __version__
 from fl.errors import ConfigError, FLError, StorageError
 from fl.files import storage_error
-from fl.processes import program
 from fl.rounds.journal import load_state
 from server.home import Home
+from server.store import Store, copying
 from server.store.database import REVISION
 from server.store.places import Place, Postgres, SqliteFile, place_of
 
 FORMAT = 1
-FACTS, STORE, DUMP = "backup.json", "store.db", "store.dump"
+FACTS, STORE = "backup.json", "store.db"
 KEPT = ("server.toml", "ca", "gateway", "secagg", "models")
 """What is copied as it is."""
-TOOLS = "install PostgreSQL's client programs, of the server's version or newer"
 LEFT = (".log", ".sock", ".part", "lock", "ledger.db", "ledger.db-wal", "ledger.db-shm")
 """Endings of what is not."""
 
@@ -73,19 +72,18 @@ def write(home: Home, file: Path) -> list[Listed]:
     try:
         with os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as raw:
             with tempfile.TemporaryDirectory(dir=file.resolve().parent) as folder:
-                copy = Path(folder) / "store"
-                name = _copy_store(place, copy)
+                copy = Path(folder) / STORE
+                _copy_store(place, copy)
                 facts = {
                     "format": FORMAT,
                     "fedfleet": __version__,
                     "step": REVISION,
                     "at_s": round(time.time()),
-                    "store": name,
                     "journals": [dataclasses.asdict(one) for one in journals],
                 }
                 with tarfile.open(fileobj=raw, mode="w:gz", compresslevel=3) as tar:
                     _add(tar, FACTS, json.dumps(facts, indent=2).encode())
-                    tar.add(copy, name)
+                    tar.add(copy, STORE)
                     for kept in KEPT:
                         if (home.path / kept).exists():
                             tar.add(home.path / kept, kept, filter=_wanted)
@@ -125,10 +123,12 @@ def restore(file: Path, home: Home) -> list[Listed]:
         with _opened(file) as tar:
             tar.extractall(part, filter="data")
         (part / FACTS).unlink()
-        if facts["store"] == DUMP:
-            config = Home(part).config()
-            _load_dump(place_of(part / STORE, config.store.url_file), part / DUMP)
-            (part / DUMP).unlink()
+        place = place_of(part / STORE, Home(part).config().store.url_file)
+        if isinstance(place, Postgres):
+            with contextlib.closing(Store(part / STORE)) as copied, contextlib.closing(Store(place)) as store:
+                copying.copy(copied, store)
+            for file_of_store in part.glob(f"{STORE}*"):
+                file_of_store.unlink()
         if home.path.exists():
             home.path.rmdir()
         part.rename(home.path)
@@ -154,48 +154,26 @@ def read(file: Path) -> Mapping[str, Any]:
             facts: dict[str, Any] = json.loads(member.read())
         except (KeyError, ValueError, AssertionError) as err:
             raise ConfigError(f"{file} is no backup of a centre", hint="fl server backup FILE writes one") from err
+    if facts.get("store", STORE) != STORE:
+        raise ConfigError(f"{file} has a dump of pg_dump in place of {STORE}", hint="restore it with the fl that wrote it")
     if int(str(facts["format"])) > FORMAT or str(facts["step"]) > REVISION:
         raise ConfigError(f"{file} was written by fedfleet {facts['fedfleet']}", hint="install that or a newer one")
     return facts
 
 
-def _copy_store(place: Place, copy: Path) -> str:
-    if isinstance(place, Postgres):
-        env, arguments = _postgres(place)
-        _run([program("pg_dump", hint=TOOLS), "--format=custom", "--no-owner", f"--file={copy}", *arguments], env)
-        return DUMP
-    assert isinstance(place, SqliteFile)
-    try:
-        with contextlib.closing(sqlite3.connect(place.path)) as source, contextlib.closing(sqlite3.connect(copy)) as to:
-            source.backup(to)
-    except sqlite3.Error as err:
-        raise StorageError(f"cannot copy {place.path}: {err}") from err
-    return STORE
-
-
-def _load_dump(place: Place, dump: Path) -> None:
-    if not isinstance(place, Postgres):
-        raise ConfigError("the backup is of a PostgreSQL store", hint="FEDFLEET_STORE_URL names an empty database")
-    env, arguments = _postgres(place)
-    options = ["--no-owner", "--exit-on-error", "--single-transaction"]
-    _run([program("pg_restore", hint=TOOLS), *options, *arguments, str(dump)], env)
-
-
-def _postgres(place: Postgres) -> tuple[dict[str, str], list[str]]:
-    """The environment that has the password, and the arguments that don't."""
-    url = place.url
-    env = {**os.environ, **({"PGPASSWORD": str(url.password)} if url.password else {})}
-    host = url.host or url.query.get("host")
-    given = {"--host": host, "--port": url.port, "--username": url.username, "--dbname": url.database}
-    return env, [f"{key}={value}" for key, value in given.items() if value]
-
-
-def _run(argv: list[str], env: Mapping[str, str]) -> None:
-    done = subprocess.run(argv, env=dict(env), capture_output=True, text=True, check=False)
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or ["it said nothing"]
-        why = next((line.partition("error: ")[2] for line in said if "error: " in line), said[-1])
-        raise FLError(f"{Path(argv[0]).name} failed: {why[:300]}")
+def _copy_store(place: Place, copy: Path) -> None:
+    if isinstance(place, SqliteFile):
+        try:
+            with (
+                contextlib.closing(sqlite3.connect(place.path)) as source,
+                contextlib.closing(sqlite3.connect(copy)) as to,
+            ):
+                source.backup(to)
+        except sqlite3.Error as err:
+            raise StorageError(f"cannot copy {place.path}: {err}") from err
+        return
+    with contextlib.closing(Store(place, upgrade=False)) as store, contextlib.closing(Store(copy)) as copied:
+        copying.copy(store, copied)
 
 
 @contextlib.contextmanager

@@ -32,18 +32,19 @@ class Store:
 
     Args:
         place: Where it is; a path is a SQLite file.
+        upgrade: Whether to bring it up to date.
 
     Raises:
-        ConfigError: If it was written by a newer fedfleet, or is no store.
+        ConfigError: If it was written by a newer fedfleet, or is no store; without ``upgrade``, by an older one too.
         StorageError: If it cannot be opened.
     """
 
-    def __init__(self, place: Place | Path) -> None:
+    def __init__(self, place: Place | Path, *, upgrade: bool = True) -> None:
         self.place = SqliteFile(place) if isinstance(place, Path) else place
         self._here = threading.local()
         self.engine = self.place.engine()
         try:
-            self._upgrade()
+            self._bring_up_to_date(upgrade)
         except OperationalError as err:
             raise unusable(self.place, err.orig) from err
         except sqlalchemy.exc.DatabaseError as err:
@@ -100,7 +101,7 @@ class Store:
         finally:
             self._here.session = None
 
-    def _upgrade(self) -> None:
+    def _bring_up_to_date(self, may: bool) -> None:
         found = self.revision()
         if found == REVISION:
             return
@@ -108,6 +109,11 @@ class Store:
             raise ConfigError(
                 f"{self.place.words} is of step {found}, this fl knows steps up to {REVISION}",
                 hint="install the newer fedfleet that wrote it",
+            )
+        if not may:
+            raise ConfigError(
+                f"{self.place.words} is of step {found or 0}, older than this fl, which knows {REVISION}",
+                hint="use the fedfleet that wrote it, or start the centre once with this one",
             )
         from alembic import command  # half a second to import, and needed once a release
         from alembic.config import Config

@@ -6,20 +6,23 @@ import tarfile
 import threading
 
 import pytest
+import sqlalchemy as sa
 from sqlalchemy import func, select
 
-from fl.errors import ConfigError, FLError, StorageError
+from fl.errors import ConfigError, StorageError
 from fl.rounds.journal import Journal
 from server import audit, backup, tokens
 from server.actions import Actions
 from server.audit import Actor
 from server.home import Home
+from server.store import Store, copying
 from server.store.database import compare
 from server.store.models import Event, Site
-from server.store.places import VARIABLE
+from server.store.places import VARIABLE, SqliteFile, from_url
 from server.store.rows import note
 from tests.server import kit
 from tests.server.postgres import PostgresServer, programs
+from tests.server.store import schemas
 
 
 @pytest.fixture
@@ -88,21 +91,21 @@ def postgres():
 
 
 @pytest.mark.slow
-def test_a_centre_with_postgresql_is_restored_into_an_empty_database_only(postgres, tmp_path, monkeypatch):
-    urls = postgres.database(), postgres.database()
-    monkeypatch.setenv(VARIABLE, urls[0])
+@pytest.mark.parametrize(("kind", "to"), [("postgresql", "postgresql"), ("postgresql", "sqlite"), ("sqlite", "postgresql")])
+def test_a_backup_is_restored_into_whichever_store_there_is(postgres, tmp_path, monkeypatch, kind, to):
+    def put(kind):
+        monkeypatch.delenv(VARIABLE, raising=False)
+        if kind == "postgresql":
+            monkeypatch.setenv(VARIABLE, postgres.database())
+
+    put(kind)
     centre, file = kit.make_centre(tmp_path / "home"), tmp_path / "centre.backup"
     actions = Actions(centre)
     actions.add_site(Actor(who="ada", via="cli"), "north")
     actions.label(Actor(who="ada", via="cli"), "north", {"region": "north"})
     backup.write(centre.home, file)
     actions.add_site(Actor(who="ada", via="cli"), "south")  # later than the backup
-    with pytest.raises(FLError, match=r"^pg_restore failed: .*already exists"):
-        backup.restore(file, Home(tmp_path / "other"))
-    assert not (tmp_path / "other").exists()
-    with centre.registry.store.read() as session:
-        assert sorted(session.scalars(select(Site.id))) == ["north", "south"]
-    monkeypatch.setenv(VARIABLE, urls[1])
+    put(to)
     restored = Home(tmp_path / "other")
     backup.restore(file, restored)
     store = restored.open_store()
@@ -113,9 +116,50 @@ def test_a_centre_with_postgresql_is_restored_into_an_empty_database_only(postgr
         assert audit.verify(audit.rows(session))[0] == 2
     with store.write() as session:  # numbers go on behind those that were restored
         session.add(Site(id="east", state="invited", created_s=1.0, changed_s=1.0))
-    assert not list(restored.path.glob("store.*"))
+    assert bool(list(restored.path.glob("store.*"))) == (to == "sqlite")
     store.close()
     centre.close()
+
+
+@pytest.mark.slow
+def test_a_database_with_rows_is_restored_into_by_nobody(postgres, tmp_path, monkeypatch):
+    monkeypatch.setenv(VARIABLE, postgres.database())
+    centre, file = kit.make_centre(tmp_path / "home"), tmp_path / "centre.backup"
+    Actions(centre).add_site(Actor(who="ada", via="cli"), "north")
+    backup.write(centre.home, file)
+    Actions(centre).add_site(Actor(who="ada", via="cli"), "south")
+    with pytest.raises(ConfigError, match=r"PostgreSQL .* is not empty: there is a row in "):
+        backup.restore(file, Home(tmp_path / "other"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["centre.backup", "home"]
+    with centre.registry.store.read() as session:
+        assert sorted(session.scalars(select(Site.id))) == ["north", "south"]
+    centre.close()
+
+
+@pytest.mark.slow
+def test_every_row_goes_through_postgresql_and_back(postgres, tmp_path):
+    schemas.load(schemas.STEPS[-1], SqliteFile(tmp_path / "first.db"))
+    stores = [Store(tmp_path / "first.db"), Store(from_url(postgres.database(), "test")), Store(tmp_path / "last.db")]
+    copying.copy(stores[0], stores[1])
+    copying.copy(stores[1], stores[2])
+    first, _, last = (schemas.contents(store.engine) for store in stores)
+    assert first == last
+    assert all(first.values())  # there is a row in each table
+    for store in stores:
+        store.close()
+
+
+@pytest.mark.slow
+def test_a_backup_does_not_bring_a_store_up_to_date(postgres, tmp_path, monkeypatch):
+    home = kit.make_centre(tmp_path / "home")
+    home.close()
+    url = postgres.database()
+    schemas.load(schemas.STEPS[0], from_url(url, "test"))
+    monkeypatch.setenv(VARIABLE, url)
+    with pytest.raises(ConfigError, match=r"is of step 0001, older than this fl"):
+        backup.write(home.home, tmp_path / "b")
+    with sa.create_engine(from_url(url, "test").url).connect() as connection:
+        assert connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar() == "0001"
 
 
 @pytest.mark.slow
@@ -123,7 +167,7 @@ def test_a_backup_of_postgresql_needs_it_to_answer(postgres, tmp_path, monkeypat
     monkeypatch.setenv(VARIABLE, postgres.database())
     centre = kit.make_centre(tmp_path / "home")
     postgres.stop()
-    with pytest.raises(FLError, match=r"^pg_dump failed: .*refused"):
+    with pytest.raises(StorageError, match=r"^cannot use PostgreSQL "):
         backup.write(centre.home, tmp_path / "b")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["home"]
 
