@@ -155,7 +155,9 @@ def read(file: Path) -> Mapping[str, Any]:
         except (KeyError, ValueError, AssertionError) as err:
             raise ConfigError(f"{file} is no backup of a centre", hint="fl server backup FILE writes one") from err
     if facts.get("store", STORE) != STORE:
-        raise ConfigError(f"{file} has a dump of pg_dump in place of {STORE}", hint="restore it with the fl that wrote it")
+        raise ConfigError(
+            f"{file} has a dump of pg_dump in place of {STORE}", hint="restore it with the fl that wrote it"
+        )
     if int(str(facts["format"])) > FORMAT or str(facts["step"]) > REVISION:
         raise ConfigError(f"{file} was written by fedfleet {facts['fedfleet']}", hint="install that or a newer one")
     return facts

@@ -23,6 +23,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar, cast
+from urllib.parse import urlsplit
 
 import httpx
 from pydantic import TypeAdapter
@@ -105,10 +106,23 @@ class Client:
         url: Where it is, e.g. ``https://fl.example.org:8444``.
         token: An access token.
         ca: Authorities that vouch for its certificate, PEM; the system's without it.
+        name: The name in its certificate, where that is not the URL's.
     """
 
-    def __init__(self, url: str, token: str, *, ca: Path | None = None, transport: httpx.BaseTransport | None = None):
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        *,
+        ca: Path | None = None,
+        name: str | None = None,
+        transport: httpx.BaseTransport | None = None,
+    ):
         self.url = url.rstrip("/")
+
+        def as_named(request: httpx.Request) -> None:
+            request.extensions = {**request.extensions, "sni_hostname": name}
+
         verify: ssl.SSLContext | bool = True
         if ca is not None:
             try:
@@ -121,12 +135,17 @@ class Client:
             timeout=TIMEOUT_S,
             transport=transport,
             headers={"Authorization": f"Bearer {token}"},
+            event_hooks={"request": [as_named] if name else []},
             trust_env=False,
         )
 
     @classmethod
-    def of_home(cls, home: Path) -> Client:
+    def of_home(cls, home: Path, *, at: str | None = None) -> Client:
         """The control room that runs from a server's home, as the local operator.
+
+        Args:
+            home: The server's home.
+            at: Its URL, where the one that it wrote down is another machine's.
 
         Raises:
             UnreachableError: If none runs.
@@ -134,7 +153,8 @@ class Client:
         try:
             facts = json.loads((home / CONTROL).read_text(encoding="utf-8"))
             ca = Path(facts["ca"]) if facts.get("ca") else None
-            return cls(facts["url"], facts["token"], ca=ca)
+            name = urlsplit(facts["url"]).hostname if at else None
+            return cls(at or facts["url"], facts["token"], ca=ca, name=name)
         except FileNotFoundError as err:
             raise UnreachableError(f"no control room runs in {home}", hint=f"fl server up --home {home}") from err
         except (OSError, ValueError, KeyError) as err:

@@ -74,16 +74,31 @@ class Live:
         self._closed = False
         self.watching = 0
         """Watchers now."""
+        self.told: Callable[[Change], None] = lambda change: None
+        """Called with each change that this process published; see ``server.relay``."""
 
     def publish(self, topic: Topic, name: str, *, project: str = "", **facts: Any) -> None:
         """Tell of a change. From any thread; takes microseconds and never blocks or fails for a watcher's sake."""
         now_s = time.time()
         text = json.dumps({"topic": topic, "name": name, "at_s": round(now_s, 3), **facts}, separators=(",", ":"))
+        self.told(self.hear(topic, name, project, now_s, text))
+
+    def hear(self, topic: Topic, name: str, project: str, at_s: float, text: str) -> Change:
+        """Tell of a change that another process published."""
         with self._lock:
             self._newest += 1
-            self._ring.append(Change(self._newest, now_s, topic, name, project, text))
-            loops = [loop for loop in self._wakers if loop not in self._told]
-            self._told.update(loops)
+            change = Change(self._newest, at_s, topic, name, project, text)
+            self._ring.append(change)
+            loops = self._asleep()
+        self._wake(loops)
+        return change
+
+    def missed(self) -> None:
+        """Tell all who watch to load everything again: changes of another process were missed."""
+        with self._lock:
+            self._newest += 1
+            self._ring.clear()
+            loops = self._asleep()
         self._wake(loops)
 
     @property
@@ -151,6 +166,12 @@ class Live:
     def _join(self, loop: asyncio.AbstractEventLoop) -> asyncio.Event:
         with self._lock:
             return self._wakers.setdefault(loop, asyncio.Event())
+
+    def _asleep(self) -> Sequence[asyncio.AbstractEventLoop]:
+        """Loops whose watchers have not been told to wake up; they are told now."""
+        loops = [loop for loop in self._wakers if loop not in self._told]
+        self._told.update(loops)
+        return loops
 
     def _wake(self, loops: Sequence[asyncio.AbstractEventLoop]) -> None:
         for loop in loops:

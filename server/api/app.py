@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from fastapi.routing import APIRoute
 
 from fl import __version__
 from fl.report.prices import NO_PRICES, Prices
+from server import logs
 from server.api import errors, events, fleet, metrics, models, oidc, people, runs, sites
 from server.api.config import AccessConfig, OidcConfig
 from server.api.context import Context, context_of
@@ -44,6 +46,7 @@ def create_app(
     public_url: str = "",
     is_secure: bool = True,
     local_token: str = "",
+    log: logs.Reader | None = None,
 ) -> FastAPI:
     """The application, without the dashboard's pages.
 
@@ -59,6 +62,7 @@ def create_app(
         public_url: Under which browsers reach it.
         is_secure: Whether it is served over HTTPS.
         local_token: SHA-256 of the local operator's token (``server.people.digest``); empty for none.
+        log: Reads what runs printed; from the home's SuperLink without it.
 
     Raises:
         ConfigError: If a secret's file cannot be used.
@@ -89,6 +93,7 @@ def create_app(
         public_url=public_url.rstrip("/"),
         is_secure=is_secure,
         local_token=local_token,
+        log=log or functools.partial(logs.read, home),
         sign_ins=Limit(access.sign_ins_per_minute),
         writes=Limit(access.writes_per_minute),
     )

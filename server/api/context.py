@@ -13,6 +13,7 @@ from server.api.config import AccessConfig, OidcConfig
 from server.api.limits import Limit
 from server.home import Home
 from server.live import Live
+from server.logs import Reader
 from server.store import Store
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class Context:
     store: Store
     actions: Actions
     live: Live
+    log: Reader
     access: AccessConfig
     oidc: OidcConfig | None = None
     prices: Prices = NO_PRICES

@@ -11,7 +11,6 @@ from fastapi import Path as InPath
 from pydantic import BaseModel, ConfigDict, Field
 
 from fl.errors import InputError
-from server import logs
 from server.api.auth import Current, Operator, Viewer
 from server.api.context import context_of
 from server.api.errors import ForbiddenError
@@ -172,7 +171,7 @@ def show_log(request: Request, current: Viewer, name: Name, after: Annotated[flo
     context = context_of(request)
     with context.store.read() as session:
         run = find_run(session, name, current.visible)
-    text, after, is_finished = logs.read(context.home, run.name, run.flower_run, after=after)
+    text, after, is_finished = context.log(run.name, run.flower_run, after=after)
     return Log(text=text, after=after, is_finished=is_finished)
 
 

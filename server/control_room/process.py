@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import secrets
 import socket
 import ssl
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import uvicorn
@@ -18,7 +20,7 @@ from fastapi import FastAPI
 
 from fl.errors import BusyError, ConfigError, FLError
 from fl.files import write_atomic
-from server import people, web
+from server import logs, people, web
 from server.actions import Actions
 from server.api.app import create_app
 from server.centre import Centre
@@ -26,7 +28,10 @@ from server.control_room.config import RoomConfig, read
 from server.controller import recover, traces
 from server.controller.controller import Controller
 from server.home import Home
-from server.live import Live
+from server.live import Change, Live
+from server.relay import Relay
+from server.store import Store
+from server.store.places import Postgres
 
 log = logging.getLogger(__name__)
 
@@ -45,46 +50,27 @@ def run(home: Home) -> None:
         BusyError: If its address is taken.
         StorageError: If the store cannot be used.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    config = read(home)
-    home.runs.mkdir(exist_ok=True)
-    centre, live, ended = Centre(home), Live(), threading.Event()
-    store = centre.registry.store
-    tracing = traces.from_environment()
-    controller = Controller(
-        store,
-        home,
-        live,
-        runs_at_once=config.control.runs_at_once,
-        weights=config.control.weights,
-        traces=tracing,
-    )
-    with contextlib.ExitStack() as ends:
-        ends.callback(centre.close)
+    with _opened(home) as room, contextlib.ExitStack() as ends:
+        config, ended = room.config, threading.Event()
+        tracing = traces.from_environment()
+        controller = Controller(
+            room.store,
+            home,
+            room.live,
+            runs_at_once=config.control.runs_at_once,
+            weights=config.control.weights,
+            traces=tracing,
+        )
         if tracing:
             ends.callback(tracing.close)
-        for name in recover.adopt(store, home.runs):
+        for name in recover.adopt(room.store, home.runs):
             log.info("found run %s, which the store did not have", name)
         earlier = _earlier(home.path / CONTROL)
         listening = ends.enter_context(_listen(config.control.listen, again=earlier.get("port")))
         token = str(earlier.get("token") or people.TOKEN_PREFIX + secrets.token_urlsafe(32))
-        app = create_app(
-            home=home,
-            store=store,
-            actions=Actions(centre, live, poke=controller.poke),
-            live=live,
-            access=config.access,
-            oidc_config=config.oidc,
-            prices=config.prices,
-            weights=config.control.weights,
-            public_url=config.control.public_url,
-            is_secure=not config.control.insecure_http,
-            local_token=people.digest(token),
-        )
-        web.install(app)
-        certificate = Certificate(home, centre, config)
-        server = _Server(app, certificate, live)
+        certificate = Certificate(home, room.centre, config)
+        actions = Actions(room.centre, room.live, poke=controller.poke)
+        server = room.server(certificate, actions=actions, local_token=people.digest(token))
         facts = _facts(config, listening.getsockname()[1], certificate.authorities)
         write_atomic(home.path / CONTROL, json.dumps({**facts, "token": token}), mode=0o600)
         threads = [
@@ -96,8 +82,93 @@ def run(home: Home) -> None:
             ends.callback(thread.join)
         ends.callback(controller.poke)
         ends.callback(ended.set)
+        # A site that is revoked over another API: calls of it that are on their way end.
+        ends.enter_context(room.relayed(lambda change: home.tell_gateway() if change.topic == "site" else None))
         log.info("the control room is at %s", facts["url"])
         server.run(sockets=[listening])
+
+
+def run_api(home: Home, beside: str, listen: str = "") -> None:
+    """Run an API, with the dashboard, beside the control room of the same home until SIGTERM or SIGINT.
+
+    Args:
+        home: The server's home, on a volume that both see. Its store must be in PostgreSQL.
+        beside: Where the control room is, ``https://HOST:8444``; it is asked for what SuperLink alone has.
+        listen: Where, ``host:port``; as ``control.listen`` says without it.
+
+    Raises:
+        ConfigError: If the home was not made, its configuration cannot be used, or its store is a file.
+        BusyError: If its address is taken.
+        StorageError: If the store cannot be used.
+    """
+    with _opened(home) as room, contextlib.ExitStack() as ends:
+        if not isinstance(room.store.place, Postgres):
+            raise ConfigError("an API beside the control room needs a store in PostgreSQL", hint="[store] url_file")
+        ended = threading.Event()
+        listening = ends.enter_context(_listen(listen or room.config.control.listen, again=None))
+        certificate = Certificate(home, room.centre, room.config, renews=False)
+        actions = Actions(room.centre, room.live)
+        server = room.server(certificate, actions=actions, log_of=logs.elsewhere(home, beside))
+        keeping = threading.Thread(target=certificate.keep, args=(ended,), name="certificate")
+        keeping.start()
+        ends.callback(keeping.join)
+        ends.callback(ended.set)
+        ends.enter_context(room.relayed())
+        log.info("the API is at port %d", listening.getsockname()[1])
+        server.run(sockets=[listening])
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Room:
+    """What the control room and an API beside it have in common."""
+
+    home: Home
+    config: RoomConfig
+    centre: Centre
+    live: Live
+
+    @property
+    def store(self) -> Store:
+        return self.centre.registry.store
+
+    def relayed(self, heard: Callable[[Change], None] = lambda change: None) -> contextlib.AbstractContextManager[Any]:
+        """Tell others over the same PostgreSQL, and hear them; alone over SQLite."""
+        is_shared = isinstance(self.store.place, Postgres)
+        return Relay(self.store, self.live, heard=heard) if is_shared else contextlib.nullcontext()
+
+    def server(
+        self, certificate: Certificate, *, actions: Actions, local_token: str = "", log_of: logs.Reader | None = None
+    ) -> _Server:
+        config = self.config
+        app = create_app(
+            home=self.home,
+            store=self.store,
+            actions=actions,
+            live=self.live,
+            access=config.access,
+            oidc_config=config.oidc,
+            prices=config.prices,
+            weights=config.control.weights,
+            public_url=config.control.public_url,
+            is_secure=not config.control.insecure_http,
+            local_token=local_token,
+            log=log_of,
+        )
+        web.install(app)
+        return _Server(app, certificate, self.live)
+
+
+@contextlib.contextmanager
+def _opened(home: Home) -> Iterator[_Room]:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    config = read(home)
+    home.runs.mkdir(exist_ok=True)
+    centre = Centre(home)
+    try:
+        yield _Room(home, config, centre, Live())
+    finally:
+        centre.close()
 
 
 class Certificate:
@@ -107,16 +178,20 @@ class Certificate:
         home: The server's home.
         centre: Its authority.
         config: Its configuration.
+        renews: Whether it is renewed here; else another process does.
     """
 
-    def __init__(self, home: Home, centre: Centre, config: RoomConfig) -> None:
-        self._home, self._centre, self._config = home, centre, config
+    def __init__(self, home: Home, centre: Centre, config: RoomConfig, *, renews: bool = True) -> None:
+        self._home, self._centre, self._config, self._renews = home, centre, config, renews
         self.is_own = config.control.certificate_file is None
         self.contexts: list[ssl.SSLContext] = []
         """Those that serve it, told when there is a new one."""
         self.files = (home.control / "server.crt", home.control / "server.key")
         if self.is_own:
-            self._refresh()
+            if renews:
+                self._refresh()
+            elif not self.files[0].exists():
+                raise ConfigError(f"{self.files[0]} is missing", hint="start the control room first: fl server up")
         elif config.control.certificate_file and config.control.key_file:
             self.files = (config.control.certificate_file, config.control.key_file)
             if self.files[1].stat().st_mode & 0o077:
@@ -133,7 +208,7 @@ class Certificate:
         stamp = self._stamp()
         while not ended.wait(min(REFRESH_EVERY_S, days * DAY_S / REFRESHES_A_LIFE)):
             try:
-                if self.is_own:
+                if self.is_own and self._renews:
                     self._refresh()
                 if (now := self._stamp()) != stamp:
                     for context in self.contexts:

@@ -13,7 +13,6 @@ from fastapi.responses import Response
 
 from fl.errors import FLError, InputError
 from fl.report import charts, words
-from server import logs
 from server.api.context import context_of
 from server.views import runs as views
 from server.views.page import find_run
@@ -99,7 +98,7 @@ def show_log(request: Request, name: str) -> Response:
         row, flower_run = views.run_row(run, time.time()), run.flower_run
     text, error = "", None
     try:
-        text, _, _ = logs.read(context.home, row.name, flower_run)
+        text, _, _ = context.log(row.name, flower_run)
     except FLError as err:
         error = err
     return draw(request, "log.html", current, row=row, text=text, error=error)

@@ -91,7 +91,9 @@ def postgres():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "to"), [("postgresql", "postgresql"), ("postgresql", "sqlite"), ("sqlite", "postgresql")])
+@pytest.mark.parametrize(
+    ("kind", "to"), [("postgresql", "postgresql"), ("postgresql", "sqlite"), ("sqlite", "postgresql")]
+)
 def test_a_backup_is_restored_into_whichever_store_there_is(postgres, tmp_path, monkeypatch, kind, to):
     def put(kind):
         monkeypatch.delenv(VARIABLE, raising=False)
