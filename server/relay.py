@@ -6,7 +6,6 @@ while PostgreSQL was away, becomes a word that something was missed.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import queue
@@ -46,6 +45,7 @@ class Relay:
         self._engine = store.engine.execution_options(isolation_level="AUTOCOMMIT", writes=False)
         self._live, self._heard = live, heard
         self._life = secrets.token_hex(8)
+        self._missed = json.dumps([self._life])
         self._waiting: queue.SimpleQueue[Change | None] = queue.SimpleQueue()
         self._ended = threading.Event()
         self._said: set[str] = set()
@@ -81,24 +81,27 @@ class Relay:
                 self._ended.wait(AGAIN_S)
 
     def _tell(self) -> None:
+        notify = sqlalchemy.text(f"SELECT pg_notify('{CHANNEL}', :payload)")
+        # What was on its way when the connection broke is lost.
+        payloads = [self._missed] if "telling" in self._said else []
         with self._engine.connect() as connection:
-            self._say("telling", "")
             while not self._ended.is_set():
-                if payloads := [self._payload(change) for change in self._next()]:
-                    connection.execute(sqlalchemy.text("SELECT pg_notify(:channel, :payload)"),
-                                       [{"channel": CHANNEL, "payload": payload} for payload in payloads])  # fmt: skip
+                if payloads:
+                    connection.execute(notify, [{"payload": payload} for payload in payloads])
+                self._say("telling", "")
+                payloads = [self._payload(change) for change in self._next()]
 
     def _next(self) -> Iterator[Change]:
         """What waits, once there is something."""
         change = self._waiting.get()
-        for _ in range(TOGETHER):
+        for left in reversed(range(TOGETHER)):
             if change is None:
                 return
             yield change
-            with contextlib.suppress(queue.Empty):
-                change = self._waiting.get_nowait()
-                continue
-            return
+            try:
+                change = self._waiting.get_nowait() if left else None
+            except queue.Empty:
+                return
 
     def _listen(self) -> None:
         with self._engine.connect() as connection:
@@ -118,7 +121,7 @@ class Relay:
     def _payload(self, change: Change) -> str:
         facts = [self._life, change.topic, change.name, change.project, change.at_s, change.text]
         text = json.dumps(facts, separators=(",", ":"))
-        return text if len(text.encode()) <= MOST_BYTES else json.dumps([self._life])
+        return text if len(text.encode()) <= MOST_BYTES else self._missed
 
     def _hear(self, facts: list[Any]) -> None:
         if facts[0] == self._life:

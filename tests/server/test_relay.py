@@ -1,0 +1,96 @@
+"""What one control room tells, all over the same PostgreSQL tell."""
+
+import asyncio
+import logging
+import time
+
+import pytest
+
+from server.live import Live
+from server.relay import MOST_BYTES, Relay
+from server.store import Store
+from server.store.places import from_url
+from tests.server.postgres import PostgresServer, programs
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def postgres():
+    if programs() is None:
+        pytest.skip("no PostgreSQL is installed")
+    server = PostgresServer()
+    yield server
+    server.end()
+
+
+@pytest.fixture
+def rooms(postgres):
+    """Three processes' worth of hubs; what each heard of others."""
+    url, made = postgres.database(), []
+    for _ in range(3):
+        store, live, heard = Store(from_url(url, "test")), Live(), []
+        relay = Relay(store, live, heard=heard.append)
+        relay.__enter__()
+        made.append((store, live, heard, relay))
+    assert all(relay.listening.wait(10) for _, _, _, relay in made)
+    yield made
+    for store, _, _, relay in made:
+        relay.__exit__(None, None, None)
+        store.close()
+
+
+def until(condition, what):
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+def since(live, number):
+    """What somebody sees who saw everything until then: the changes, and whether some were missed."""
+
+    async def look():
+        async for batch in live.watch(lambda change: True, since=number):
+            if batch.changes or batch.again:
+                return [change.name for change in batch.changes], batch.again
+
+    return asyncio.run(asyncio.wait_for(look(), 20))
+
+
+def test_what_one_tells_the_others_tell_in_order_and_not_the_one_again(rooms):
+    marks = [live.now for _, live, _, _ in rooms]
+    names = [f"run-{number}" for number in range(1200)]
+    for name in names:
+        rooms[0][1].publish("run", name, project="p", state="running")
+    until(lambda: all(len(heard) == len(names) for _, _, heard, _ in rooms[1:]), "all changes")
+    for (_, live, _, _), mark in zip(rooms, marks, strict=True):
+        assert since(live, mark) == (names, False)
+    assert rooms[0][2] == []
+    change = rooms[1][2][0]
+    assert (change.topic, change.project) == ("run", "p")
+    assert '"state":"running"' in change.text
+
+
+def test_a_change_that_is_too_long_to_be_told_is_missed_by_the_others(rooms):
+    marks = [live.now for _, live, _, _ in rooms]
+    rooms[2][1].publish("metric", "digits", values="é" * MOST_BYTES)
+    assert since(rooms[2][1], marks[2]) == (["digits"], False)
+    for index in (0, 1):
+        assert since(rooms[index][1], marks[index]) == ([], True)
+
+
+def test_what_came_while_postgresql_was_away_is_missed_and_then_all_goes_on(rooms, postgres, caplog):
+    caplog.set_level(logging.INFO)
+    postgres.stop()
+    until(lambda: not any(relay.listening.is_set() for _, _, _, relay in rooms), "that all noticed")
+    marks = [live.now for _, live, _, _ in rooms]
+    rooms[0][1].publish("site", "north")  # never blocks, never fails
+    postgres.start()
+    assert all(relay.listening.wait(20) for _, _, _, relay in rooms)
+    for index in (1, 2):
+        assert since(rooms[index][1], marks[index])[1]
+    until(lambda: (rooms[1][1].publish("site", "south"), any(c.name == "south" for c in rooms[0][2]))[1], "a change")
+    said = [record.message for record in caplog.records if record.name == "server.relay"]
+    assert sum(line.startswith("listening between control rooms pauses: ") for line in said) == 3
+    assert "listening between control rooms goes on" in said
