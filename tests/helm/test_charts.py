@@ -189,6 +189,36 @@ def test_secrets_that_the_centre_reads_as_files_are_copied_for_it_alone():
         assert "/etc/fedfleet/secrets" not in mounted
 
 
+def test_an_api_of_its_own_scales_and_is_where_routes_lead():
+    made = manifests("fl-server", "api")
+    scaler = only(made, "HorizontalPodAutoscaler")["spec"]
+    assert scaler["scaleTargetRef"] == {"apiVersion": "apps/v1", "kind": "Deployment", "name": "fl-fl-server-api"}
+    assert (scaler["minReplicas"], scaler["maxReplicas"]) == (3, 12)
+    assert scaler["metrics"][0]["resource"]["target"]["averageUtilization"] == 60
+    api, centre = only(made, "Deployment", "-api")["spec"], only(made, "Deployment", "fl-server")["spec"]
+    # The scaler decides how many; never a moment without one. The centre itself stays one.
+    assert "replicas" not in api
+    assert api["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+    assert (centre["replicas"], centre["strategy"]["type"]) == (1, "Recreate")
+    (container,) = api["template"]["spec"]["containers"]
+    assert "--beside=https://fl-fl-server:8444" in container["command"]
+    assert any(one["name"] == "FEDFLEET_OIDC_SECRET" for one in container["env"])
+    (path,) = only(made, "Ingress")["spec"]["rules"][0]["http"]["paths"]
+    (backend,) = only(made, "HTTPRoute")["spec"]["rules"][0]["backendRefs"]
+    assert path["backend"]["service"]["name"] == backend["name"] == "fl-fl-server-api"
+    assert only(made, "PersistentVolumeClaim")["spec"]["accessModes"] == ["ReadWriteMany"]
+    # Sites still reach the gateway in the centre's pod, and nothing else.
+    assert only(made, "Service", "-gateway")["spec"]["selector"]["app.kubernetes.io/component"] == "server"
+    policy = only(made, "NetworkPolicy", "fl-server")["spec"]["ingress"]
+    (rule,) = [rule for rule in policy if rule["ports"][0]["port"] == 8444]
+    labels = [peer["podSelector"]["matchLabels"] for peer in rule["from"] if "podSelector" in peer]
+    assert [one["app.kubernetes.io/component"] for one in labels] == ["api"]
+    old = only(manifests("fl-server", "api", ANCIENT), "HorizontalPodAutoscaler")
+    assert old["apiVersion"] == "autoscaling/v2beta2"
+    assert only(manifests("fl-server", "api-fixed"), "Deployment", "-api")["spec"]["replicas"] == 3
+    assert not of_kind(manifests("fl-server", "api-fixed"), "HorizontalPodAutoscaler")
+
+
 def test_monitoring_carries_the_files_of_the_server():
     documents = manifests("fl-server", "control")
     monitoring = charts.ROOT / "server" / "monitoring"
@@ -387,6 +417,11 @@ def test_another_source_of_data_is_another_volume():
         ("fl-server", ["rosterAuthority.keyHere=false"], "rosterAuthority.publicKey is empty: fl roster init"),
         ("fl-server", ["control.enabled=false,control.ingress.enabled=true"], "control.enabled is false"),
         ("fl-server", ["control.ingress.enabled=true"], "control.ingress.host is empty"),
+        ("fl-server", ["control.api.enabled=true"], "control.api needs PostgreSQL"),
+        ("fl-server", ["control.api.enabled=true,store.existingSecret=x"], "control.api needs a volume that all nodes"),
+        ("fl-server", ["control.enabled=false,control.api.enabled=true"], "control.api stands beside the control room"),
+        ("fl-server", ["control.api.enabled=true,store.existingSecret=x,storage.accessMode=ReadWriteMany,"
+                       "control.api.autoscaling.minReplicas=9"], "minReplicas is more than maxReplicas"),
         ("fl-server", ["backup.kep=1"], "kep"),
         ("fl-server", ["ingress.enabled=true"], "ingress.host is empty"),
         ("fl-server", ["gatewayApi.enabled=true"], "gatewayApi.host is empty"),

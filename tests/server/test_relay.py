@@ -54,6 +54,7 @@ def since(live, number):
         async for batch in live.watch(lambda change: True, since=number):
             if batch.changes or batch.again:
                 return [change.name for change in batch.changes], batch.again
+        raise AssertionError("the watch ended")
 
     return asyncio.run(asyncio.wait_for(look(), 20))
 

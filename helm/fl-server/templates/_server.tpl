@@ -46,6 +46,15 @@
 {{- fail "control.enabled is false: a route to the control room or a ServiceMonitor needs it" -}}
 {{- end -}}
 {{- end -}}
+{{- if $control.api.enabled -}}
+{{- if not $control.enabled }}{{ fail "control.enabled is false: control.api stands beside the control room" }}{{ end -}}
+{{- if not .Values.store.existingSecret }}{{ fail "control.api needs PostgreSQL: store.existingSecret is empty" }}{{ end -}}
+{{- if and (eq .Values.storage.accessMode "ReadWriteOnce") (not .Values.storage.existingClaim) -}}
+{{- fail "control.api needs a volume that all nodes see: storage.accessMode: ReadWriteMany, or storage.existingClaim" -}}
+{{- end -}}
+{{- $scale := $control.api.autoscaling -}}
+{{- if gt (int $scale.minReplicas) (int $scale.maxReplicas) }}{{ fail "control.api.autoscaling.minReplicas is more than maxReplicas" }}{{ end -}}
+{{- end -}}
 {{- if and $control.ingress.enabled (not $control.ingress.host) }}{{ fail "control.ingress.host is empty: the name of the dashboard" }}{{ end -}}
 {{- if $control.gatewayApi.enabled -}}
 {{- if not $control.gatewayApi.host }}{{ fail "control.gatewayApi.host is empty: the name of the dashboard" }}{{ end -}}
@@ -100,4 +109,16 @@
             - key: {{ .key }}
               path: {{ .file }}
       {{- end }}
+{{- end }}
+
+{{- define "server.oidcSecret" -}}
+{{- with .Values.control.oidc }}
+{{- if .existingSecret }}
+- name: FEDFLEET_OIDC_SECRET
+  valueFrom:
+    secretKeyRef:
+      name: {{ .existingSecret }}
+      key: {{ .key }}
+{{- end }}
+{{- end }}
 {{- end }}
