@@ -23,9 +23,14 @@ def programs() -> Path | None:
 
 
 class PostgresServer:
-    """Runs until ``end``; databases are made with ``database``."""
+    """Runs until ``end``; databases are made with ``database``.
 
-    def __init__(self) -> None:
+    Args:
+        host: Where it listens; from elsewhere than this machine, private networks may connect.
+    """
+
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        self._host = host
         bin_ = programs()
         assert bin_ is not None
         self._bin = bin_
@@ -39,21 +44,23 @@ class PostgresServer:
         self._made = 0
         argv = ["-D", f"{self.folder}/data", "-U", "fl", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
         self._run("initdb", *argv)
+        if host != "127.0.0.1":
+            with (self.folder / "data/pg_hba.conf").open("a") as rules:
+                rules.write("host all all 10.0.0.0/8 trust\n")
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
     @property
     def address(self) -> str:
         """URL without a database."""
-        return f"postgresql://fl@127.0.0.1:{self.port}"
+        return f"postgresql://fl@{self._host}:{self.port}"
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
         argv = [str(self._bin / "postgres"), "-D", f"{self.folder}/data", "-p", str(self.port), "-k", str(self.folder)]
+        argv += ["-c", f"listen_addresses=127.0.0.1,{self._host}"]
         with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [*argv, "-c", "listen_addresses=127.0.0.1"], stdout=log, stderr=log, user=self._uid, group=self._gid
-            )
+            self._process = subprocess.Popen(argv, stdout=log, stderr=log, user=self._uid, group=self._gid)
         deadline = time.monotonic() + READY_S
         probe = [str(self._bin / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
         while subprocess.run(probe).returncode:
