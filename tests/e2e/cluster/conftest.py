@@ -1,7 +1,8 @@
 """The cluster for the tests of this folder: started for them and taken away after them.
 
 ``FEDFLEET_KEEP_CLUSTER=1`` uses the one that is up already, and leaves it up; ``FEDFLEET_KEEP_IMAGES=1`` takes the
-images as they were built last, whatever has changed since.
+images as they were built last, whatever has changed since. With both, two groups of tests run side by side: those of
+one federation, and those of single pods.
 """
 
 import os
@@ -41,9 +42,15 @@ def task_image(kube):
 
 
 @pytest.fixture(scope="session")
-def centre(kube, tmp_path_factory):
+def server_image(kube):
+    """The image of the centre."""
+    return load_images("server")[0]
+
+
+@pytest.fixture(scope="session")
+def centre(kube, server_image, tmp_path_factory):
     """The centre in the cluster."""
-    made = Centre(kube, tmp_path_factory.mktemp("centre"), *load_images("server"))
+    made = Centre(kube, tmp_path_factory.mktemp("centre"), server_image)
     try:
         made.start()
         yield made

@@ -13,7 +13,7 @@ from tests.e2e.cluster.kube import OUTER, ROOT, STATE
 from tests.e2e.cluster.sites import by_digest, helm
 from tests.server.postgres import PostgresServer, programs
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900), pytest.mark.xdist_group("pods")]
 
 NAMESPACE = "fl-wide"
 SMALL = {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}}
@@ -95,11 +95,11 @@ stringData: {{url: "{postgres.database()}"}}
 
 
 @pytest.fixture
-def wide(kube, centre, tmp_path):
+def wide(kube, server_image, tmp_path):
     if programs() is None:
         pytest.skip("no PostgreSQL is installed: apt-get install postgresql")
     postgres = PostgresServer(OUTER)
-    made = Wide(kube, tmp_path, centre.image, postgres)
+    made = Wide(kube, tmp_path, server_image, postgres)
     try:
         yield made
     finally:

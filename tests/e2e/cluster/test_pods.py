@@ -12,7 +12,7 @@ from tests.e2e.cluster.kube import KUBECONFIG, OUTER
 from tests.edge.runner.conftest import Site
 from tests.supernode import app_of
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600), pytest.mark.xdist_group("pods")]
 
 SYSTEM, TASKS = "fl-system-probe", "fl-tasks-probe"
 RIGHTS = f"""
@@ -135,7 +135,9 @@ def make_site(kube, rights, task_image, tmp_path, monkeypatch):
         file = home / "pods.toml"
         file.write_text(tomli_w.dumps({
             "image": task_image, "namespace": TASKS, "owner": "fl-task", "service_account": "fl-task", "idle_s": 30,
-            "requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}, **pods,
+            "requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "1Gi"},
+            # Other tests, beside these, drain the node for a moment.
+            "tolerations": [{"key": "node.kubernetes.io/unschedulable", "operator": "Exists"}], **pods,
         }))  # fmt: skip
         site = Site(home, start=False, pods=file, limits=Limits(**(task or {})))
         made.append(site)
