@@ -5,9 +5,11 @@
 #
 # BASE                   base image; `own` makes one from Debian's mirror, where no container registry can be reached
 # PYTHON                 makes the wheels; its version is the base's (default .venv/bin/python)
+# ARCH                   amd64 or arm64 (default: this machine's); another is built by its own programs, which qemu runs
 # SOURCE_DATE_EPOCH      the time that is written into the image; the last commit's if not given
 # UNPACKED=1             don't compress layers: larger, and faster where it is only carried to this machine's cluster
-# FEDFLEET_CACHE         where results go: images/NAME.tar, NAME.digest, NAME.sbom.json (default ~/.cache/fedfleet)
+# FEDFLEET_CACHE         where results go: images/NAME.tar, NAME.digest, NAME.sbom.json (default ~/.cache/fedfleet); with
+#                        -ARCH behind NAME, where that is not this machine's
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source-path=SCRIPTDIR source=settings.sh
@@ -22,6 +24,8 @@ site-cuda) file=site-cuda extras=k8s,torch ;;
 site-jetson) file=site-jetson extras=k8s ;;
 *) say "server, site, site-torch, site-cuda or site-jetson, not '$name'"; exit 2 ;;
 esac
+can_run
+extras=${extras:+[$extras]} name=$name$SUFFIX
 version=$("$PYTHON" -c 'import tomllib; print(tomllib.load(open("'"$root"'/pyproject.toml", "rb"))["project"]["version"])')
 results=$CACHE/images
 mkdir -p "$results"
@@ -36,11 +40,26 @@ fi
 # Nothing to do when nothing has changed that the image is made of.
 code=$(cd "$root" && git ls-files -z --cached --others --exclude-standard -- fl server edge simulations pyproject.toml \
     constraints.txt images | xargs -0 sha256sum 2>/dev/null | sha256sum | cut -d ' ' -f 1)
-made_of="$code ${BASE:-} ${UNPACKED:-}"
+made_of="$code ${BASE:-} $ARCH ${UNPACKED:-}"
 if [ -e "$results/$name.tar" ] && [ "$(cat "$results/$name.code" 2>/dev/null)" = "$made_of" ]; then
     say "$name is as it was"
     exit 0
 fi
+
+foreign_wheels() { # of the same versions, in place of those that are for this machine alone
+    local machine wheel wanted=()
+    machine=$(sed 's/arm64/aarch64/; s/amd64/x86_64/' <<<"$ARCH")
+    for wheel in "$work"/wheels/*-linux*.whl "$work"/wheels/*-manylinux*.whl; do
+        [ -e "$wheel" ] || continue
+        wanted+=("$(basename "$wheel" | sed -E 's/^([^-]+)-([^-+]+)[^-]*-.*/\1==\2/')")
+        rm "$wheel"
+    done
+    "$PYTHON" -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --dest "$work/wheels" \
+        --python-version "$("$PYTHON" -c 'import sys; print("%d%d" % sys.version_info[:2])')" \
+        --platform "manylinux_2_36_$machine" --platform "manylinux_2_34_$machine" --platform "manylinux_2_31_$machine" \
+        --platform "manylinux_2_28_$machine" --platform "manylinux_2_17_$machine" --platform "manylinux2014_$machine" \
+        "${wanted[@]}" 2>&1 | grep -v "neither a file nor a directory" >&2 || true
+}
 
 # pip keeps what it has downloaded and built in its own cache; nothing is fetched twice.
 say "$name: wheels"
@@ -48,10 +67,11 @@ mkdir "$work/wheels" "$work/own" "$work/source"
 (cd "$root" && cp -a --parents -t "$work/source" pyproject.toml README.md LICENSE fl server edge simulations)
 # The time in our own wheel is the image's, because pip writes the wheel's digest into what it installs.
 SOURCE_DATE_EPOCH=$EPOCH "$PYTHON" -m pip wheel --quiet --disable-pip-version-check --constraint "$root/constraints.txt" \
-    --wheel-dir "$work/wheels" pip "$work/source${extras:+[$extras]}" 2>&1 |
+    --wheel-dir "$work/wheels" pip "$work/source$extras" 2>&1 |
     grep -v "neither a file nor a directory" >&2 || true
 mv "$work"/wheels/fedfleet-*.whl "$work/own/"
 rm -rf "$work/source"
+[ -z "$SUFFIX" ] || foreign_wheels
 find "$work/wheels" "$work/own" -exec touch -d "@$EPOCH" {} +
 cp "$here/install.sh" "$work/"
 cp "$here/Containerfile.$file" "$work/Containerfile"
@@ -59,7 +79,7 @@ printf 'root:x:0:0:root:/root:/usr/sbin/nologin\nfedfleet:x:10001:10001::/tmp:/u
 printf 'root:x:0:\nfedfleet:x:10001:\n' >"$work/group"
 
 say "$name: image"
-"${BUILDAH[@]}" bud --quiet --layers --timestamp "$EPOCH" ${BASE:+--build-arg "BASE=$BASE"} \
+"${BUILDAH[@]}" bud --quiet --layers --arch "$ARCH" --timestamp "$EPOCH" ${BASE:+--build-arg "BASE=$BASE"} \
     --build-arg "SOURCE_DATE_EPOCH=$EPOCH" --pull=false \
     --label "org.opencontainers.image.title=fedfleet $name" \
     --label "org.opencontainers.image.version=$version" \
@@ -72,7 +92,7 @@ archive=$results/$name.tar
     "oci-archive:$work/image.tar:localhost/fl-$name:$version"
 mv "$work/image.tar" "$archive"
 mv "$work/digest" "$results/$name.digest"
-container=$("${BUILDAH[@]}" from --pull=false "localhost/fl-$name:$version")
+container=$("${BUILDAH[@]}" from --arch "$ARCH" --pull=false "localhost/fl-$name:$version")
 mount=$("${BUILDAH[@]}" mount "$container")
 "$PYTHON" "$here/sbom.py" "$mount" --name "fl-$name" --version "$version" --digest "$(cat "$results/$name.digest")" \
     --epoch "$EPOCH" >"$results/$name.sbom.json"

@@ -34,8 +34,9 @@ from server.client_errors import errors_of, refusal
 from server.views.fleet import Fleet, SiteDetail
 from server.views.models import AliasRow, AuditRow, ModelRow, UserRow
 from server.views.page import Page
+from server.views.queue import Queued
 from server.views.rounds import RoundRow, Timeline
-from server.views.runs import Compared, Queued, RunDetail, RunRow
+from server.views.runs import Compared, RunDetail, RunRow
 from server.views.usage import UsageRow
 
 T = TypeVar("T")

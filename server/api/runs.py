@@ -15,6 +15,7 @@ from server.api.auth import Current, Operator, Viewer
 from server.api.context import context_of
 from server.api.errors import ForbiddenError
 from server.people import LOCAL, check_project
+from server.views import queue as queues
 from server.views import runs as views
 from server.views import usage as usages
 from server.views.page import MOST, Page, find_run
@@ -200,11 +201,11 @@ def resume_run(request: Request, current: Operator, name: Name) -> RunName:
 
 
 @router.get("/queue")
-def show_queue(request: Request, current: Viewer) -> tuple[views.Queued, ...]:
+def show_queue(request: Request, current: Viewer) -> tuple[queues.Queued, ...]:
     """The runs that wait, in the order in which they start."""
     context = context_of(request)
     with context.store.read() as session:
-        return views.queue(session, time.time(), visible=current.visible, weights=context.weights)
+        return queues.queue(session, time.time(), visible=current.visible, weights=context.weights)
 
 
 @router.get("/compare")

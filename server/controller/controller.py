@@ -38,7 +38,7 @@ from server.home import Home
 from server.live import Live
 from server.store import Store
 from server.store.runs import Run
-from server.views.runs import uses
+from server.views.queue import uses
 
 log = logging.getLogger(__name__)
 

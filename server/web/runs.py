@@ -15,6 +15,7 @@ from server.api.context import context_of
 from server.api.errors import status_of
 from server.api.sites import labels_from
 from server.people import check_project
+from server.views import queue as queues
 from server.views import runs as views
 from server.web.page import back_to, changing, draw, number, signed
 
@@ -41,7 +42,7 @@ def list_runs(request: Request, state: str = "", project: str = "", text: str = 
         found = views.runs(
             session, now_s, state=state, project=project[:63], text=text[:128], after=after, visible=visible
         )
-        queue = views.queue(session, now_s, visible=visible, weights=context.weights)
+        queue = queues.queue(session, now_s, visible=visible, weights=context.weights)
         counts = views.counts(session, visible=visible)
         projects = views.projects(session, visible=visible)
     asked = {"state": state, "project": project, "text": text}

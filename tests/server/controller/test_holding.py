@@ -6,7 +6,7 @@ from sqlalchemy import select
 from server.controller.queue import decayed
 from server.store.models import Site
 from server.store.runs import Run, Use
-from server.views.runs import uses
+from server.views.queue import uses
 from tests.server.controller.test_controller import ADA, Play
 
 
