@@ -13,7 +13,7 @@ from tests.e2e.cluster.kube import OUTER, ROOT, STATE
 from tests.e2e.cluster.sites import by_digest, helm
 from tests.server.postgres import PostgresServer, programs
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900), pytest.mark.xdist_group("pods")]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 NAMESPACE = "fl-wide"
 SMALL = {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}}

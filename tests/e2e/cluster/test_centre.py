@@ -10,7 +10,7 @@ import pytest
 from tests.e2e.cluster.centre import HOME, NAMESPACE
 from tests.e2e.cluster.sites import helm
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900), pytest.mark.xdist_group("centre")]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 
 def test_the_gateway_and_the_control_room_are_reached_through_their_services(centre):

@@ -15,7 +15,6 @@ from tests.edge.fleet import hosts
 pytestmark = [
     pytest.mark.cluster,
     pytest.mark.timeout(900),
-    pytest.mark.xdist_group("centre"),
     pytest.mark.skipif(bool(hosts.missing()), reason=hosts.missing()),
 ]
 

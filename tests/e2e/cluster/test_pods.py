@@ -12,7 +12,7 @@ from tests.e2e.cluster.kube import KUBECONFIG, OUTER
 from tests.edge.runner.conftest import Site
 from tests.supernode import app_of
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600), pytest.mark.xdist_group("pods")]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 SYSTEM, TASKS = "fl-system-probe", "fl-tasks-probe"
 RIGHTS = f"""

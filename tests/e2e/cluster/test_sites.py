@@ -11,7 +11,7 @@ from helm.tools import program
 from tests.e2e.cluster.kube import KUBECONFIG, ROOT
 from tests.e2e.cluster.sites import SITES, helm
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900), pytest.mark.xdist_group("centre")]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 
 def test_a_run_with_secure_aggregation_ends_in_task_pods(fleet):
