@@ -10,6 +10,7 @@
 # UNPACKED=1             don't compress layers: larger, and faster where it is only carried to this machine's cluster
 # FEDFLEET_CACHE         where results go: images/NAME.tar, NAME.digest, NAME.sbom.json (default ~/.cache/fedfleet); with
 #                        -ARCH behind NAME, where that is not this machine's
+# LAYERS_MB              what layers of earlier builds may take there (default 30000)
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source-path=SCRIPTDIR source=settings.sh
@@ -36,6 +37,9 @@ if [ "${BASE:-}" = own ]; then
     bash "$here/base.sh"
     BASE=$OWN_BASE
 fi
+
+# Layers of earlier builds make the next one fast; they are kept up to a bound.
+[ ! -d "$CACHE/buildah" ] || [ "$(du -sm "$CACHE/buildah" | cut -f 1)" -le "$LAYERS_MB" ] || "${BUILDAH[@]}" rmi --prune >/dev/null
 
 # Nothing to do when nothing has changed that the image is made of.
 code=$(cd "$root" && git ls-files -z --cached --others --exclude-standard -- fl server edge simulations pyproject.toml \

@@ -7,6 +7,7 @@ SUFFIX=
 [ "$ARCH" = "$NATIVE" ] || SUFFIX=-$ARCH    # of names, for an architecture that is not this machine's
 OWN_BASE=localhost/debian:bookworm-python$SUFFIX
 PYTHON=${PYTHON:-$root/.venv/bin/python}
+LAYERS_MB=${LAYERS_MB:-30000}
 # The time of the last commit stands for the time of the build, so that equal sources make equal images.
 EPOCH=${SOURCE_DATE_EPOCH:-$(git -C "$root" log -1 --format=%ct 2>/dev/null || echo 1767225600)}
 # Without a daemon, without privileges that a container would need, with a store of our own.

@@ -3,6 +3,10 @@
 ``/api/v1/oidc/start`` sends the browser to the provider; it comes back to ``/api/v1/oidc/callback`` with a code, which
 is exchanged for an ID token. Believed is only what stands in a token that the provider signed for us (``aud``), for
 this very sign-in (``nonce``), begun by this very browser (``state``, in a cookie).
+
+What a sign-in needs to be ended stands in that browser's cookie, and nowhere here: it may come back to another process,
+and sign-ins that are begun and left cost nothing. Who changes his own cookie ends his own sign-in; a code is taken once,
+by the provider.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ import base64
 import dataclasses
 import hashlib
 import hmac
+import json
 import logging
 import secrets
 import ssl
@@ -41,7 +46,6 @@ log = logging.getLogger(__name__)
 START, CALLBACK = "/api/v1/oidc/start", "/api/v1/oidc/callback"
 WITHIN_S = 600.0
 """How long a sign-in at the provider may take."""
-MOST_PENDING = 1000
 KEPT_S = 3600.0
 """How long the provider's addresses and keys are kept."""
 AGAIN_S = 1.0
@@ -56,10 +60,25 @@ ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES
 class Pending:
     """A sign-in that was begun."""
 
+    state: str
     nonce: str
     verifier: str
     to: str
-    until: float
+    until_s: float
+
+    def __str__(self) -> str:
+        """As a cookie has it."""
+        return base64.urlsafe_b64encode(json.dumps(dataclasses.asdict(self)).encode()).decode().rstrip("=")
+
+    @classmethod
+    def of(cls, cookie: str) -> Pending | None:
+        """What a cookie says; ``None`` if nothing can be made of it."""
+        try:
+            facts = json.loads(base64.urlsafe_b64decode(cookie + "=" * (-len(cookie) % 4)))
+            texts = {name: str(facts[name]) for name in ("state", "nonce", "verifier", "to")}
+            return cls(**texts, until_s=float(facts["until_s"]))
+        except (ValueError, KeyError, TypeError):
+            return None
 
 
 class Provider:
@@ -214,23 +233,16 @@ def install(app: FastAPI, config: OidcConfig) -> None:
     Raises:
         ConfigError: If the secret's file cannot be used.
     """
-    provider, pending, lock = Provider(config), dict[str, Pending](), threading.Lock()
+    provider = Provider(config)
 
     def start(request: Request, to: Annotated[str, Query(max_length=500)] = "/") -> Response:
         context = context_of(request)
         state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
         target = provider.address(state, nonce, verifier, _back(request, context))
-        with lock:
-            now = time.monotonic()
-            for old in [key for key, begun in pending.items() if begun.until < now]:
-                del pending[old]
-            while len(pending) >= MOST_PENDING:
-                del pending[next(iter(pending))]
-            pending[state] = Pending(nonce, verifier, local_path(to), now + WITHIN_S)
         answer = RedirectResponse(target, 303)
         answer.set_cookie(
             _cookie(context),
-            state,
+            str(Pending(state, nonce, verifier, local_path(to), time.time() + WITHIN_S)),
             max_age=int(WITHIN_S),
             path="/",
             secure=context.is_secure,
@@ -247,10 +259,9 @@ def install(app: FastAPI, config: OidcConfig) -> None:
     ) -> Response:
         context, address = context_of(request), address_of(request)
         context.sign_ins.check(address, what=f"sign-ins from {address}")
-        with lock:
-            begun = pending.pop(state, None)
-        cookie = request.cookies.get(_cookie(context), "")
-        if begun is None or begun.until < time.monotonic() or not hmac.compare_digest(cookie.encode(), state.encode()):
+        begun = Pending.of(request.cookies.get(_cookie(context), ""))
+        is_ours = begun is not None and hmac.compare_digest(begun.state.encode(), state.encode())
+        if begun is None or not is_ours or begun.until_s < time.time():
             raise SignInError("this sign-in was not begun here, or took too long", hint="sign in again")
         if error or not code:
             raise SignInError(f"the identity provider refused: {error or 'no code'}", hint="sign in again")
@@ -270,7 +281,7 @@ def install(app: FastAPI, config: OidcConfig) -> None:
         )
         actor = Actor(who=person.name, via="web", address=address)
         session = context.actions.open_session(actor, person, hours=context.access.session_hours)
-        answer = RedirectResponse(begun.to, 303)
+        answer = RedirectResponse(local_path(begun.to), 303)
         answer.delete_cookie(_cookie(context), path="/", secure=context.is_secure, httponly=True, samesite="lax")
         set_cookie(context, answer, session)
         return answer

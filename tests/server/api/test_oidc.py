@@ -1,13 +1,16 @@
 """Sign-in at an identity provider that really runs, that is honest, and that is not."""
 
+import dataclasses
 import urllib.parse
 
 import pytest
 
 from fl.errors import ConfigError
-from server.api import oidc
+from server.api import create_app, oidc
 from server.api.config import OidcConfig
 from server.api.oidc import local_path, role_of
+from server.home import Home
+from server.live import Live
 from tests.server.api import kit, provider
 
 START = "/api/v1/oidc/start"
@@ -133,6 +136,45 @@ def test_a_code_that_another_browser_was_given_is_refused(room, idp):
     link = come_back(idp, thief)
     answer = victim.get(link, follow_redirects=False)
     assert (answer.status_code, answer.json()["detail"]) == (401, "this sign-in was not begun here, or took too long")
+
+
+def test_a_sign_in_that_is_begun_at_one_process_ends_at_another(room, idp, tmp_path):
+    browser = room.client(None)
+    link = come_back(idp, browser)
+    secret = OidcConfig(issuer=idp.issuer, client_id=provider.CLIENT, secret_file=tmp_path / "secret", roles=ROLES)
+    other = create_app(home=Home(tmp_path / "home"), store=room.store, actions=room.people, live=Live(),
+                       oidc_config=secret, public_url="https://fl.example.org/")  # fmt: skip
+    there = dataclasses.replace(room, app=other).client(None)
+    there.cookies.update(browser.cookies)
+    assert there.get(link, follow_redirects=False).status_code == 303
+    assert there.get("/api/v1/me").json()["name"] == "ada"
+
+    # The session stands in the store: it holds at the first one, too.
+    browser.cookies.update(there.cookies)
+    assert browser.get("/api/v1/me").json()["name"] == "ada"
+
+
+@pytest.mark.parametrize("change", [{"state": "x"}, {"verifier": "x" * 43}, {"nonce": "x"}, {"until_s": 1.0}, None])
+def test_a_cookie_that_was_changed_ends_its_own_sign_in(room, idp, change):
+    browser = room.client(None)
+    link = come_back(idp, browser)
+    name = "__Host-fedfleet-oidc"
+    begun = oidc.Pending.of(browser.cookies[name])
+    browser.cookies.set(
+        name, str(dataclasses.replace(begun, **change)) if change else "bm9uc2Vuc2U", domain="fl.example.org"
+    )
+    answer = browser.get(link, follow_redirects=False)
+    assert answer.status_code == 401, answer.text
+    assert room.client().get("/api/v1/users").json() == []
+
+
+def test_a_cookie_leads_nowhere_else(room, idp):
+    browser = room.client(None)
+    link = come_back(idp, browser)
+    name = "__Host-fedfleet-oidc"
+    begun = dataclasses.replace(oidc.Pending.of(browser.cookies[name]), to="https://evil.example/")
+    browser.cookies.set(name, str(begun), domain="fl.example.org")
+    assert browser.get(link, follow_redirects=False).headers["location"] == "/"
 
 
 def test_a_callback_works_once(room, idp):
