@@ -50,19 +50,17 @@ if [ -e "$results/$name.tar" ] && [ "$(cat "$results/$name.code" 2>/dev/null)" =
     exit 0
 fi
 
-foreign_wheels() { # of the same versions, in place of those that are for this machine alone
-    local machine wheel wanted=()
+foreign_wheels() { # in place of those for this machine; what has none for any machine is taken over
+    local machine release
     machine=$(sed 's/arm64/aarch64/; s/amd64/x86_64/' <<<"$ARCH")
-    for wheel in "$work"/wheels/*-linux*.whl "$work"/wheels/*-manylinux*.whl; do
-        [ -e "$wheel" ] || continue
-        wanted+=("$(basename "$wheel" | sed -E 's/^([^-]+)-([^-+]+)[^-]*-.*/\1==\2/')")
-        rm "$wheel"
-    done
-    "$PYTHON" -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --dest "$work/wheels" \
-        --python-version "$("$PYTHON" -c 'import sys; print("%d%d" % sys.version_info[:2])')" \
-        --platform "manylinux_2_36_$machine" --platform "manylinux_2_34_$machine" --platform "manylinux_2_31_$machine" \
-        --platform "manylinux_2_28_$machine" --platform "manylinux_2_17_$machine" --platform "manylinux2014_$machine" \
-        "${wanted[@]}" 2>&1 | grep -v "neither a file nor a directory" >&2 || true
+    mv "$work/wheels" "$work/native"
+    rm -f "$work"/native/*linux*.whl
+    local options=(--only-binary=:all: --python-version "$("$PYTHON" -c 'import sys; print("%d%d" % sys.version_info[:2])')")
+    for release in 2_36 2_34 2_31 2_28 2_17 2014; do options+=(--platform "manylinux${release/#2_/_2_}_$machine"); done
+    "$PYTHON" -m pip download --quiet --disable-pip-version-check --constraint "$root/constraints.txt" "${options[@]}" \
+        --find-links "$work/native" --dest "$work/wheels" pip "$(ls "$work"/own/*.whl)$extras" 2>&1 |
+        grep -v "neither a file nor a directory" >&2 || true
+    rm -rf "$work/native" "$work"/wheels/fedfleet-*.whl
 }
 
 # pip keeps what it has downloaded and built in its own cache; nothing is fetched twice.
