@@ -30,6 +30,8 @@ MOST_BYTES = 7_900
 TICK_S, AGAIN_S = 0.5, 1.0
 TOGETHER = 500
 """Notifications of one transaction."""
+MOST_WAITING = 20_000
+"""Changes that wait to be told."""
 
 
 class Relay:
@@ -47,7 +49,7 @@ class Relay:
         self._life = secrets.token_hex(8)
         self._missed = json.dumps([self._life])
         self._waiting: queue.SimpleQueue[Change | None] = queue.SimpleQueue()
-        self._ended = threading.Event()
+        self._ended, self._lost = threading.Event(), threading.Event()
         self._said: set[str] = set()
         self._threads = [
             threading.Thread(target=self._keep, args=(work, what), name=f"relay, {what}", daemon=True)
@@ -56,8 +58,13 @@ class Relay:
         self.listening = threading.Event()
         """Set while this process hears of all changes."""
 
+    @property
+    def waiting(self) -> int:
+        """Changes that wait to be told."""
+        return self._waiting.qsize()
+
     def __enter__(self) -> Relay:
-        self._live.told = self._waiting.put
+        self._live.told = self._take
         for thread in self._threads:
             thread.start()
         return self
@@ -69,6 +76,13 @@ class Relay:
         self._waiting.put(None)
         for thread in self._threads:
             thread.join()
+
+    def _take(self, change: Change) -> None:
+        """Have a change told; while PostgreSQL is away for long, only that there were some."""
+        if self._waiting.qsize() < MOST_WAITING:
+            self._waiting.put(change)
+        else:
+            self._lost.set()
 
     def _keep(self, work: Callable[[], None], what: str) -> None:
         """Do a thread's work; when PostgreSQL is away, say so once and try again."""
@@ -82,14 +96,16 @@ class Relay:
 
     def _tell(self) -> None:
         notify = sqlalchemy.text(f"SELECT pg_notify('{CHANNEL}', :payload)")
-        # What was on its way when the connection broke is lost.
-        payloads = [self._missed] if "telling" in self._said else []
         with self._engine.connect() as connection:
             while not self._ended.is_set():
-                if payloads:
-                    connection.execute(notify, [{"payload": payload} for payload in payloads])
+                if self._lost.is_set():
+                    self._lost.clear()
+                    connection.execute(notify, {"payload": self._missed})
                 self._say("telling", "")
-                payloads = [self._payload(change) for change in self._next()]
+                if payloads := [self._payload(change) for change in self._next()]:
+                    self._lost.set()  # until they are told
+                    connection.execute(notify, [{"payload": payload} for payload in payloads])
+                    self._lost.clear()
 
     def _next(self) -> Iterator[Change]:
         """What waits, once there is something."""

@@ -4,9 +4,9 @@
 is exchanged for an ID token. Believed is only what stands in a token that the provider signed for us (``aud``), for
 this very sign-in (``nonce``), begun by this very browser (``state``, in a cookie).
 
-What a sign-in needs to be ended stands in that browser's cookie, and nowhere here: it may come back to another process,
-and sign-ins that are begun and left cost nothing. Who changes his own cookie ends his own sign-in; a code is taken once,
-by the provider.
+What a sign-in needs to be ended stands in that browser's cookie, and nowhere here: it may come back to another
+process, and sign-ins that are begun and left cost nothing. Who changes his own cookie ends his own sign-in; a code is
+taken once, by the provider.
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
 """What one control room tells, all over the same PostgreSQL tell."""
 
 import asyncio
+import contextlib
 import logging
 import time
 
 import pytest
 
+from server import relay
 from server.live import Live
 from server.relay import MOST_BYTES, Relay
 from server.store import Store
@@ -28,16 +30,13 @@ def postgres():
 def rooms(postgres):
     """Three processes' worth of hubs; what each heard of others."""
     url, made = postgres.database(), []
-    for _ in range(3):
-        store, live, heard = Store(from_url(url, "test")), Live(), []
-        relay = Relay(store, live, heard=heard.append)
-        relay.__enter__()
-        made.append((store, live, heard, relay))
-    assert all(relay.listening.wait(10) for _, _, _, relay in made)
-    yield made
-    for store, _, _, relay in made:
-        relay.__exit__(None, None, None)
-        store.close()
+    with contextlib.ExitStack() as ends:
+        for _ in range(3):
+            store, live, heard = Store(from_url(url, "test")), Live(), []
+            ends.callback(store.close)
+            made.append((store, live, heard, ends.enter_context(Relay(store, live, heard=heard.append))))
+        assert all(one.listening.wait(10) for _, _, _, one in made)
+        yield made
 
 
 def until(condition, what):
@@ -84,14 +83,27 @@ def test_a_change_that_is_too_long_to_be_told_is_missed_by_the_others(rooms):
 def test_what_came_while_postgresql_was_away_is_missed_and_then_all_goes_on(rooms, postgres, caplog):
     caplog.set_level(logging.INFO)
     postgres.stop()
-    until(lambda: not any(relay.listening.is_set() for _, _, _, relay in rooms), "that all noticed")
+    until(lambda: not any(one.listening.is_set() for _, _, _, one in rooms), "that all noticed")
     marks = [live.now for _, live, _, _ in rooms]
     rooms[0][1].publish("site", "north")  # never blocks, never fails
     postgres.start()
-    assert all(relay.listening.wait(20) for _, _, _, relay in rooms)
+    assert all(one.listening.wait(20) for _, _, _, one in rooms)
     for index in (1, 2):
         assert since(rooms[index][1], marks[index])[1]
     until(lambda: (rooms[1][1].publish("site", "south"), any(c.name == "south" for c in rooms[0][2]))[1], "a change")
     said = [record.message for record in caplog.records if record.name == "server.relay"]
     assert sum(line.startswith("listening between control rooms pauses: ") for line in said) == 3
     assert "listening between control rooms goes on" in said
+
+
+def test_a_long_absence_of_postgresql_fills_no_memory(rooms, postgres, monkeypatch):
+    monkeypatch.setattr(relay, "MOST_WAITING", 100)
+    postgres.stop()
+    until(lambda: not any(one.listening.is_set() for _, _, _, one in rooms), "that all noticed")
+    for number in range(1000):
+        rooms[0][1].publish("run", f"run-{number}")
+    assert rooms[0][3].waiting <= 100 + relay.TOGETHER
+    marks = [live.now for _, live, _, _ in rooms]
+    postgres.start()
+    for index in (1, 2):
+        assert since(rooms[index][1], marks[index])[1]
