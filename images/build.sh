@@ -50,16 +50,19 @@ if [ -e "$results/$name.tar" ] && [ "$(cat "$results/$name.code" 2>/dev/null)" =
     exit 0
 fi
 
+pip() { # command, options; without pip's remarks on local indexes that lack a package
+    "$PYTHON" -m pip "$1" --quiet --disable-pip-version-check --constraint "$root/constraints.txt" "${@:2}" \
+        2> >(grep -v "neither a file nor a directory" >&2)
+}
+
 foreign_wheels() { # in place of those for this machine; what has none for any machine is taken over
     local machine release
     machine=$(sed 's/arm64/aarch64/; s/amd64/x86_64/' <<<"$ARCH")
     mv "$work/wheels" "$work/native"
     rm -f "$work"/native/*linux*.whl
     local options=(--only-binary=:all: --python-version "$("$PYTHON" -c 'import sys; print("%d%d" % sys.version_info[:2])')")
-    for release in 2_36 2_34 2_31 2_28 2_17 2014; do options+=(--platform "manylinux${release/#2_/_2_}_$machine"); done
-    "$PYTHON" -m pip download --quiet --disable-pip-version-check --constraint "$root/constraints.txt" "${options[@]}" \
-        --find-links "$work/native" --dest "$work/wheels" pip "$(ls "$work"/own/*.whl)$extras" 2>&1 |
-        grep -v "neither a file nor a directory" >&2 || true
+    for release in _2_{36..17} 2014; do options+=(--platform "manylinux${release}_$machine"); done    # Debian 12's, and older
+    pip download "${options[@]}" --find-links "$work/native" --dest "$work/wheels" pip "$(ls "$work"/own/*.whl)$extras"
     rm -rf "$work/native" "$work"/wheels/fedfleet-*.whl
 }
 
@@ -68,9 +71,7 @@ say "$name: wheels"
 mkdir "$work/wheels" "$work/own" "$work/source"
 (cd "$root" && cp -a --parents -t "$work/source" pyproject.toml README.md LICENSE fl server edge simulations)
 # The time in our own wheel is the image's, because pip writes the wheel's digest into what it installs.
-SOURCE_DATE_EPOCH=$EPOCH "$PYTHON" -m pip wheel --quiet --disable-pip-version-check --constraint "$root/constraints.txt" \
-    --wheel-dir "$work/wheels" pip "$work/source$extras" 2>&1 |
-    grep -v "neither a file nor a directory" >&2 || true
+SOURCE_DATE_EPOCH=$EPOCH pip wheel --wheel-dir "$work/wheels" pip "$work/source$extras"
 mv "$work"/wheels/fedfleet-*.whl "$work/own/"
 rm -rf "$work/source"
 [ -z "$SUFFIX" ] || foreign_wheels
