@@ -73,6 +73,8 @@ def run(home: Home) -> None:
         server = room.server(certificate, actions=actions, local_token=people.digest(token))
         facts = _facts(config, listening.getsockname()[1], certificate.authorities)
         write_atomic(home.path / CONTROL, json.dumps({**facts, "token": token}), mode=0o600)
+        # A site that is revoked over another API: calls of it that are on their way end.
+        ends.enter_context(room.relayed(lambda change: home.tell_gateway() if change.topic == "site" else None))
         threads = [
             threading.Thread(target=controller.run, args=(ended,), name="controller"),
             threading.Thread(target=certificate.keep, args=(ended,), name="certificate"),
@@ -82,8 +84,6 @@ def run(home: Home) -> None:
             ends.callback(thread.join)
         ends.callback(controller.poke)
         ends.callback(ended.set)
-        # A site that is revoked over another API: calls of it that are on their way end.
-        ends.enter_context(room.relayed(lambda change: home.tell_gateway() if change.topic == "site" else None))
         log.info("the control room is at %s", facts["url"])
         server.run(sockets=[listening])
 
