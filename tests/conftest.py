@@ -23,3 +23,15 @@ def chromium():
         pytest.skip(browser.MISSING)
     with browser.launched() as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def postgres():
+    """A running PostgreSQL, which a test may stop and has to start again."""
+    from tests.server.postgres import PostgresServer, programs
+
+    if programs() is None:
+        pytest.skip("no PostgreSQL is installed: apt-get install postgresql")
+    server = PostgresServer()
+    yield server
+    server.end()

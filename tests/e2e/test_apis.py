@@ -17,7 +17,6 @@ from server.client import Client
 from server.store.places import VARIABLE
 from tests.e2e.control_room import Room
 from tests.server.kit import make_centre
-from tests.server.postgres import PostgresServer, programs
 
 pytestmark = [pytest.mark.federation, pytest.mark.timeout(600)]
 
@@ -26,15 +25,6 @@ RUN = {
     "task": {"name": "digits", "network": "mlp"},
     "round": {"min_online": 2, "quorum": 1.0},
 }
-
-
-@pytest.fixture(scope="module")
-def postgres():
-    if programs() is None:
-        pytest.skip("no PostgreSQL is installed: apt-get install postgresql")
-    server = PostgresServer()
-    yield server
-    server.end()
 
 
 @pytest.fixture(scope="module")

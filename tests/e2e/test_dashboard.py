@@ -17,7 +17,6 @@ from server.store.places import VARIABLE
 from server.store.runs import User, WebSession
 from tests.e2e.browser import Watched, is_as_wide_as_the_screen, serious
 from tests.e2e.control_room import Room
-from tests.server.postgres import PostgresServer, programs
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
@@ -45,16 +44,6 @@ SECONDS = 1000.0
 
 
 BY = Actor(who="test", via="cli")
-
-
-@pytest.fixture(scope="module")
-def postgres():
-    """The store's server, which can be stopped."""
-    if programs() is None:
-        pytest.skip("no PostgreSQL is installed: apt-get install postgresql")
-    server = PostgresServer()
-    yield server
-    server.end()
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,6 @@ from server.store.models import Event, Site
 from server.store.places import VARIABLE, SqliteFile, from_url
 from server.store.rows import note
 from tests.server import kit
-from tests.server.postgres import PostgresServer, programs
 from tests.server.store import schemas
 
 
@@ -79,15 +78,6 @@ def test_a_backup_while_others_write_is_one_state_of_the_store(centre, tmp_path)
             ]
         assert counts[0] == counts[1]
         assert sqlite3.connect(restored.store).execute("PRAGMA integrity_check").fetchone() == ("ok",)
-
-
-@pytest.fixture
-def postgres():
-    if programs() is None:
-        pytest.skip("no PostgreSQL is installed")
-    server = PostgresServer()
-    yield server
-    server.end()
 
 
 @pytest.mark.slow
@@ -171,6 +161,7 @@ def test_a_backup_of_postgresql_needs_it_to_answer(postgres, tmp_path, monkeypat
     postgres.stop()
     with pytest.raises(StorageError, match=r"^cannot use PostgreSQL "):
         backup.write(centre.home, tmp_path / "b")
+    postgres.start()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["home"]
 
 

@@ -12,18 +12,8 @@ from server.live import Live
 from server.relay import MOST_BYTES, Relay
 from server.store import Store
 from server.store.places import from_url
-from tests.server.postgres import PostgresServer, programs
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def postgres():
-    if programs() is None:
-        pytest.skip("no PostgreSQL is installed")
-    server = PostgresServer()
-    yield server
-    server.end()
 
 
 @pytest.fixture

@@ -18,18 +18,8 @@ from server.store.runs import Reply, Run
 from server.views.fleet import fleet
 from server.views.usage import usage
 from tests.server.controller.test_ingest import a_journal, take_all
-from tests.server.postgres import PostgresServer, programs
 
 ME = Actor(who="tester", via="cli", address="")
-
-
-@pytest.fixture(scope="module")
-def postgres():
-    if programs() is None:
-        pytest.skip("no PostgreSQL is installed")
-    server = PostgresServer()
-    yield server
-    server.end()
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])

@@ -7,17 +7,7 @@ from alembic.script import ScriptDirectory
 from server.store import Store
 from server.store.database import MIGRATIONS, REVISION, compare
 from server.store.places import SqliteFile, from_url
-from tests.server.postgres import PostgresServer, programs
 from tests.server.store.schemas import STEPS, contents, file_of, load, migrate, shape
-
-
-@pytest.fixture(scope="module")
-def postgres():
-    if programs() is None:
-        pytest.skip("no PostgreSQL is installed")
-    server = PostgresServer()
-    yield server
-    server.end()
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
