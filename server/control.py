@@ -56,9 +56,7 @@ PRIVATE: Mapping[str, str] = {
     "flwr.proto.control_pb2:StopRunRequest": "run_id",
     "flwr.proto.control_pb2:StreamLogsRequest": "run_id after_timestamp",
     "flwr.proto.node_pb2:NodeInfo": "node_id name status location online_until public_key",
-    "flwr.proto.run_pb2:Run": (
-        "run_id fab_id status pending_at running_at finished_at bytes_sent bytes_recv override_config"
-    ),
+    "flwr.proto.run_pb2:Run": "run_id fab_id status pending_at running_at finished_at override_config",
     "flwr.proto.run_pb2:RunStatus": "status sub_status details",
 }
 """Private names of Flower that this module uses, each with its parameters, or with its fields for a
@@ -96,9 +94,6 @@ class FlowerRun:
     """When it was submitted, ISO 8601, UTC."""
     running_at: str
     finished_at: str
-    bytes_sent: int
-    """From the SuperLink to the nodes."""
-    bytes_received: int
     config: Mapping[str, object] = dataclasses.field(default_factory=dict)
     """What was changed in the app's run config when it was submitted."""
 
@@ -256,7 +251,5 @@ def _run(run: Any) -> FlowerRun:
         pending_at=run.pending_at,
         running_at=run.running_at,
         finished_at=run.finished_at,
-        bytes_sent=run.bytes_sent,
-        bytes_received=run.bytes_recv,
         config=user_config_from_proto(run.override_config),
     )

@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Group
@@ -15,6 +15,7 @@ from rich.live import Live
 from fl import console, report
 from fl.config import load
 from fl.errors import ConfigError, UnreachableError
+from fl.report.gather import gather
 from fl.rounds.checkpoint import model_path
 from fl.rounds.config import RunConfig
 from fl.rounds.state import RunState
@@ -25,9 +26,6 @@ from server.commands import progress
 from server.commands.federation import ending_politely, site_table
 from server.local import FederationConfig, LocalFederation, choose_home
 from server.shards import ShardsConfig
-
-if TYPE_CHECKING:
-    from server.control import FlowerRun
 
 TASK = "digits"
 EPOCHS = 10
@@ -70,11 +68,10 @@ def demo(
             console.say(f"run {journal.name}: {rounds} rounds, {EPOCHS} epochs each at every site")
             console.say(f"the server sees {seen}")
             state = _watch(federation, submitted)
-            traffic = federation.control.run(submitted.run_id)
         console.say("all processes are ended; training centrally on all data, for comparison")
         reference = centrally(config)
     drawn = report.write(journal)
-    result = summary(journal, state, traffic, reference, drawn, seconds=time.monotonic() - began)
+    result = summary(journal, state, reference, drawn, seconds=time.monotonic() - began)
     if as_json:
         console.print_json(result)
     else:
@@ -118,7 +115,6 @@ def centrally(config: RunConfig) -> Mapping[str, float]:
 def summary(
     journal: Path,
     state: RunState,
-    traffic: FlowerRun,
     reference: Mapping[str, float],
     drawn: Path,
     *,
@@ -126,6 +122,7 @@ def summary(
 ) -> dict[str, Any]:
     """The outcome in plain data."""
     last = state.committed_rounds
+    rounds = gather(journal).rounds
     reached = state.rounds[last].evaluated["centre"].metrics
     return {
         "run": journal.name,
@@ -135,8 +132,8 @@ def summary(
         "central_accuracy": reference["accuracy"],
         "points_below_central": 100 * (reference["accuracy"] - reached["accuracy"]),
         "seconds": seconds,
-        "sent_bytes": traffic.bytes_sent,
-        "received_bytes": traffic.bytes_received,
+        "sent_bytes": sum(entry.sent_bytes for entry in rounds),
+        "received_bytes": sum(entry.received_bytes for entry in rounds),
         "journal": str(journal),
         "model": str(model_path(journal, last)),
         "report": str(drawn),

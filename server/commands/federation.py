@@ -113,10 +113,9 @@ def _picture(federation: LocalFederation) -> RenderableType:
         return error.message
     tables = [site_table(sites)]
     if runs:
-        table = Table("run", "app", "state", "sent", "received", box=None, header_style="bold", pad_edge=False)
+        table = Table("run", "app", "state", box=None, header_style="bold", pad_edge=False)
         for run in runs:
-            sent, received = console.human_bytes(run.bytes_sent), console.human_bytes(run.bytes_received)
-            table.add_row(str(run.run_id), run.app, run.state, sent, received)
+            table.add_row(str(run.run_id), run.app, run.state)
         tables.append(table)
     return Group(*tables)
 

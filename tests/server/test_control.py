@@ -97,7 +97,6 @@ def test_runs_come_newest_first_with_their_config_and_state(simulator, control):
         run_id=2**63 + 1,
         pending_at="2026-01-02T00:00:00",
         status=RunStatus(status="finished", sub_status="failed", details="no luck"),
-        bytes_sent=5,
         override_config={"journal": Scalar(string="/j")},
     )
     simulator.say("list-runs", ListRunsResponse(run_dict={1: old, 2**63 + 1: new}))

@@ -32,7 +32,7 @@ class SuperLinkSimulator:
     def set(self, run_id, status, sub_status="", details="", config=None, app="fedfleet/fedfleet-run"):
         config = config if config is not None else self.known[run_id].config if run_id in self.known else {}
         self.known[run_id] = FlowerRun(
-            run_id, app, status, sub_status, details, f"2126-01-01T00:00:{run_id % 60:02d}", "", "", 0, 0, config
+            run_id, app, status, sub_status, details, f"2126-01-01T00:00:{run_id % 60:02d}", "", "", config
         )
 
     def runs(self):

@@ -39,7 +39,7 @@ class PlayedSuperLink:
     def start_run(self, bundle, config):
         self._check()
         number = len(self.known) + 1
-        self.known[number] = FlowerRun(number, "fedfleet/run", "running", "", "", "t", "t", "", 0, 0, dict(config))
+        self.known[number] = FlowerRun(number, "fedfleet/run", "running", "", "", "t", "t", "", dict(config))
         return number
 
     def runs(self):
