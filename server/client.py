@@ -120,10 +120,6 @@ class Client:
         transport: httpx.BaseTransport | None = None,
     ):
         self.url = url.rstrip("/")
-
-        def as_named(request: httpx.Request) -> None:
-            request.extensions = {**request.extensions, "sni_hostname": name}
-
         verify: ssl.SSLContext | bool = True
         if ca is not None:
             try:
@@ -136,7 +132,7 @@ class Client:
             timeout=TIMEOUT_S,
             transport=transport,
             headers={"Authorization": f"Bearer {token}"},
-            event_hooks={"request": [as_named] if name else []},
+            event_hooks={"request": [lambda request: request.extensions.update(sni_hostname=name)] if name else []},
             trust_env=False,
         )
 

@@ -119,3 +119,13 @@ def test_an_api_over_a_file_says_what_it_needs(tmp_path, monkeypatch):
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "an API beside the control room needs a store in PostgreSQL" in done.stderr
+
+
+def test_a_certificate_is_checked_for_the_name_that_is_asked_for(apis):
+    with Client(apis[0].url, apis[0].token, ca=apis[0].ca, name="localhost") as client:
+        assert client.me().name == "ada"
+    with (
+        Client(apis[0].url, apis[0].token, ca=apis[0].ca, name="elsewhere.example") as client,
+        pytest.raises(UnreachableError),
+    ):
+        client.me()
