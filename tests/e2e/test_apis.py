@@ -1,5 +1,6 @@
 """APIs beside a control room, over one home and one PostgreSQL: any answers, and each tells what happens at others."""
 
+import contextlib
 import signal
 import ssl
 import subprocess
@@ -73,10 +74,11 @@ def apis(room, tmp_path_factory):
     people.People(centre.registry.store).add_user(Actor(who="test", via="cli"), "ada", "admin")
     token = people.People(centre.registry.store).add_token(Actor(who="test", via="cli"), "ada", "test").secret
     centre.close()
-    made = [Api(room, tmp_path_factory.mktemp(f"api{number}"), token) for number in (1, 2)]
-    yield made
-    for one in made:
-        one.end()
+    with contextlib.ExitStack() as ends:
+        made = [Api(room, tmp_path_factory.mktemp(f"api{number}"), token) for number in (1, 2)]
+        for one in made:
+            ends.callback(one.end)
+        yield made
 
 
 def change(api, path, body):
