@@ -38,7 +38,7 @@ from server.home import Home
 from server.live import Live
 from server.store import Store
 from server.store.runs import Run
-from server.views.queue import uses
+from server.views.queue import asked, uses
 
 log = logging.getLogger(__name__)
 
@@ -254,18 +254,8 @@ class Controller:
             active = session.scalars(select(Run).where(Run.state.in_(ACTIVE)).order_by(Run.number)).all()
             waiting = {run.name: run for run in session.scalars(select(Run).where(Run.state == "queued"))}
             used = queue.decayed(uses(session, now_s), now_s) if waiting else {}
-        asked = [
-            queue.Waiting(
-                run=run.name,
-                project=run.project,
-                priority=run.priority,
-                submitted_s=run.submitted_s,
-                start_s=run.start_s,
-            )
-            for run in waiting.values()
-        ]
         free = max(0, self._runs_at_once - len(active))
-        ordered = queue.order(asked, used, now_s, weights=self._weights)
+        ordered = queue.order(asked(waiting.values()), used, now_s, weights=self._weights)
         wanted = [run for run in active if run.state == "interrupted"]
         wanted += [waiting[entry.run] for entry in ordered[:free]]
         for run in wanted:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -38,17 +38,7 @@ def queue(
     """
     waiting = {run.name: run for run in session.scalars(select(Run).where(Run.state == "queued"))}
     used = queues.decayed(uses(session, now_s), now_s)
-    asked = [
-        queues.Waiting(
-            run=run.name,
-            project=run.project,
-            priority=run.priority,
-            submitted_s=run.submitted_s,
-            start_s=run.start_s,
-        )
-        for run in waiting.values()
-    ]
-    ordered = [entry.run for entry in queues.order(asked, used, now_s, weights=weights)]
+    ordered = [entry.run for entry in queues.order(asked(waiting.values()), used, now_s, weights=weights)]
     places = {name: place for place, name in enumerate(ordered, 1)}
     later = sorted((run for run in waiting.values() if run.name not in places), key=lambda run: run.start_s)
     return tuple(
@@ -56,6 +46,20 @@ def queue(
         for run in (*(waiting[name] for name in ordered), *later)
         if visible is None or run.project in visible
     )
+
+
+def asked(runs: Iterable[Run]) -> list[queues.Waiting]:
+    """Runs as the queue orders them."""
+    return [
+        queues.Waiting(
+            run=run.name,
+            project=run.project,
+            priority=run.priority,
+            submitted_s=run.submitted_s,
+            start_s=run.start_s,
+        )
+        for run in runs
+    ]
 
 
 def uses(session: Session, now_s: float) -> list[queues.Use]:
