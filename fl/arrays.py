@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import mmap
@@ -37,6 +38,9 @@ Arrays = Mapping[str, F32]
 WRITE_BLOCK_BYTES = 4 << 20
 """How much is written at a time."""
 
+HEADERS = 8
+"""How many headers of files are remembered."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Layout:
@@ -52,7 +56,7 @@ class Layout:
     @classmethod
     def of(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Layout:
         """The layout of a mapping, in its own order."""
-        if isinstance(arrays, LazyArrays):
+        if isinstance(arrays, LazyArrays | VectorArrays):
             return arrays.layout
         return cls(tuple((name, tuple(array.shape)) for name, array in arrays.items()))
 
@@ -107,6 +111,32 @@ class LazyArrays(Mapping[str, F32]):
 
     def __len__(self) -> int:
         return len(self._shapes)
+
+
+class VectorArrays(Mapping[str, F32]):
+    """Named arrays that are one vector; views of them are made when the first is looked up.
+
+    Args:
+        layout: Names and shapes.
+        vector_P: All of them, shape ``(P,)``.
+    """
+
+    __slots__ = ("_views", "layout", "vector_P")
+
+    def __init__(self, layout: Layout, vector_P: F32) -> None:
+        self.layout, self.vector_P = layout, vector_P
+        self._views: dict[str, F32] | None = None
+
+    def __getitem__(self, name: str) -> F32:
+        if self._views is None:
+            self._views = self.layout.split(self.vector_P)
+        return self._views[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, _ in self.layout.entries)
+
+    def __len__(self) -> int:
+        return len(self.layout.entries)
 
 
 class ArrayFile:
@@ -192,7 +222,7 @@ class ArrayWriter:
             self._file = self._part.open("w+b", buffering=0)
         self._hasher = FollowingHasher(self._file.fileno(), DIGESTS[algorithm]())
         try:
-            self._put(memoryview(_header(layout, metadata or {})))
+            self._put(memoryview(_header(layout, tuple((metadata or {}).items()))))
         except BaseException:
             self.abandon()
             raise
@@ -272,6 +302,14 @@ def write_arrays(
         return writer.finish()
 
 
+def vector_of(arrays: Arrays) -> F32:
+    """All arrays one after the other in one new vector, float32."""
+    if isinstance(arrays, VectorArrays):
+        return arrays.vector_P.copy()
+    vector_P: F32 = np.concatenate(list(flat_blocks(arrays)))
+    return vector_P
+
+
 def flat_blocks(arrays: Arrays) -> Iterator[F32]:
     """The arrays one after the other as flat float32 pieces, converted where they are something else."""
     for array in arrays.values():
@@ -284,7 +322,8 @@ def _bytes_of(block: npt.NDArray[Any] | memoryview | bytes) -> memoryview:
     return memoryview(block).cast("B")
 
 
-def _header(layout: Layout, metadata: Mapping[str, str]) -> bytes:
+@functools.lru_cache(maxsize=HEADERS)
+def _header(layout: Layout, metadata: tuple[tuple[str, str], ...]) -> bytes:
     table: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     start = 0
     for name, shape in layout.entries:
@@ -300,7 +339,16 @@ def _read_header(view: memoryview) -> tuple[Layout, dict[str, str], int]:
     (length,) = struct.unpack_from("<Q", view)
     if length > len(view) - 8:
         raise ValueError("the header is cut short")
-    table = json.loads(bytes(view[8 : 8 + length]))
+    layout, metadata = _described(bytes(view[8 : 8 + length]))
+    if layout.size_bytes != len(view) - 8 - length:
+        raise ValueError(f"{len(view) - 8 - length} bytes of data, the header describes {layout.size_bytes}")
+    return layout, dict(metadata), 8 + length
+
+
+@functools.lru_cache(maxsize=HEADERS)
+def _described(header: bytes) -> tuple[Layout, Mapping[str, str]]:
+    """What a header says: a run reads the same one in every round."""
+    table = json.loads(header)
     metadata = table.pop("__metadata__", {})
     entries = sorted(table.items(), key=lambda entry: entry[1]["data_offsets"])
     position = 0
@@ -311,6 +359,4 @@ def _read_header(view: memoryview) -> tuple[Layout, dict[str, str], int]:
         if start != position or stop - start != 4 * math.prod(entry["shape"]):
             raise ValueError(f"{name} does not start where the one before it ends")
         position = stop
-    if position != len(view) - 8 - length:
-        raise ValueError(f"{len(view) - 8 - length} bytes of data, the header describes {position}")
-    return Layout(tuple((name, tuple(entry["shape"])) for name, entry in entries)), metadata, 8 + length
+    return Layout(tuple((name, tuple(entry["shape"])) for name, entry in entries)), metadata

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fl.arrays import Layout, flat_blocks
+from fl.arrays import Layout, VectorArrays, vector_of
 from fl.errors import ConfigError
 from fl.rounds.port import Failure, Reply, Request
 from fl.tasks.base import Site, Task
@@ -135,9 +135,9 @@ class SimulatedWorld:
         request = reply.request
         if reply.arrays is None or request.phase != "train" or self.conspiracy.of(reply.site, request.round) is None:
             return reply
-        update_P = np.concatenate(list(flat_blocks(reply.arrays)))
+        update_P = vector_of(reply.arrays)
         sent_P = self.conspiracy.corrupt(reply.site, request.round, update_P)
-        return dataclasses.replace(reply, arrays=Layout.of(reply.arrays).split(sent_P))
+        return dataclasses.replace(reply, arrays=VectorArrays(Layout.of(reply.arrays), sent_P))
 
     def _nature(self, name: str) -> dict[str, str]:
         hostile = self.conspiracy.of(name)

@@ -19,7 +19,7 @@ import numpy as np
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from fl.arrays import F32, Arrays, Layout, flat_blocks
+from fl.arrays import F32, Arrays, Layout, vector_of
 from fl.files import write_atomic
 from fl.rounds.port import Failure, Reply, Request
 from fl.secagg.config import schema_hash
@@ -115,7 +115,7 @@ def answer_securely(
 
 def _local_model(arrays: Arrays, train: Callable[[Arrays], LocalUpdate]) -> LocalModel:
     layout = Layout.of(arrays)
-    vector_P: F32 = np.concatenate(list(flat_blocks(arrays)))
+    vector_P: F32 = vector_of(arrays)
     return LocalModel(digest=vector_digest(vector_P), schema=schema_hash(layout.entries), train=lambda: train(arrays))
 
 

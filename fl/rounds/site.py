@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from fl import seeding
-from fl.arrays import Arrays, flat_blocks
+from fl.arrays import Arrays, vector_of
 from fl.config import load, to_dict
 from fl.errors import ConfigError, FLError
 from fl.rounds.port import EVALUATION, Failure, Reply, Request
@@ -100,5 +100,5 @@ class Worker:
             evaluated = evaluate(self.task, arrays, data, self.training)
             metrics = {EVALUATION + name: value for name, value in evaluated.metrics.items()}
         result = self._train(request, arrays)
-        vector_P = np.concatenate(list(flat_blocks(result.update)))
+        vector_P = vector_of(result.update)
         return LocalUpdate(vector_P=vector_P, num_examples=result.num_examples, metrics={**result.metrics, **metrics})

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fl.arrays import F32, ArrayFile, Arrays, Layout, flat_blocks, write_arrays
+from fl.arrays import F32, ArrayFile, Arrays, Layout, flat_blocks, vector_of, write_arrays
 from fl.digests import Algorithm, Crc32, is_intact
 from fl.errors import FLError, JournalError
 from fl.rounds.journal import Journal, round_directory
@@ -84,7 +84,7 @@ def land(journal: Journal, number: int, site: str, arrays: Arrays, layout: Layou
     found = Layout.of(arrays)
     if found != layout and (difference := layout.difference(found)):
         raise UnusableError("wrong_shape", difference)
-    vector_P = np.concatenate(list(flat_blocks(arrays)))
+    vector_P = vector_of(arrays)
     if not _adds_up(vector_P):
         list(_finite_blocks(arrays))  # says which of them it is
     journal.held[site] = vector_P

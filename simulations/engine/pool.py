@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from fl.arrays import F32, Layout, flat_blocks
+from fl.arrays import F32, Layout, VectorArrays, flat_blocks
 from fl.rounds.port import Failure, Reply
 from simulations.engine.work import Executor, Job, Model
 
@@ -197,7 +197,7 @@ class _Worker:
         _, reply, self._lent = self._received.popleft()
         if self._lent is None:
             return reply
-        arrays = self._layout.split(_vector(self._rooms[self._lent], self._layout))
+        arrays = VectorArrays(self._layout, _vector(self._rooms[self._lent], self._layout))
         return dataclasses.replace(reply, arrays=arrays)
 
     def receive(self) -> bool:

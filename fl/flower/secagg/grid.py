@@ -15,7 +15,7 @@ import numpy.typing as npt
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
-from fl.arrays import F32, Layout, flat_blocks
+from fl.arrays import F32, Layout, vector_of
 from fl.config import to_dict
 from fl.errors import ConfigError, RunError
 from fl.files import write_atomic
@@ -135,7 +135,7 @@ class SecAggWorkflow:
             authority=credentials.authority,
             identity=credentials.identity,
             sites=sites,
-            model=vector_digest(np.concatenate(list(flat_blocks(arrays)))),
+            model=vector_digest(vector_of(arrays)),
         )
 
     def _exchange(

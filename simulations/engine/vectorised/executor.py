@@ -5,16 +5,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fl import seeding
-from fl.arrays import F32
+from fl.arrays import F32, Layout, VectorArrays
 from fl.config import load, to_dict
 from fl.rounds.port import Reply
 from fl.tasks.base import Task
@@ -23,8 +23,9 @@ from fl.tasks.loop import LoopReport
 from fl.tasks.meter import peak_memory_bytes
 from fl.tasks.training import TrainingConfig
 from simulations.engine.memory import Gaps, keep
-from simulations.engine.vectorised import lanes, program
+from simulations.engine.vectorised import lanes
 from simulations.engine.vectorised.lanes import Lanes, Shelf
+from simulations.engine.vectorised.means import Means
 from simulations.engine.vectorised.optimisers import Optimiser
 from simulations.engine.vectorised.parameters import Parameters
 from simulations.engine.vectorised.program import Batch, Program
@@ -164,27 +165,27 @@ class Vectorised:
         start_P = self._start(model)
         parameters.fill(start_P)
         optimiser = Optimiser(parameters, training)
+        parameters.rate = training.learning_rate if optimiser.is_plain and self.program.can_descend else None
         generators = [torch.Generator().manual_seed(seeds[i]) for i in lined_up.order] if self.program.draws else []
-        means = _Means(self._task, len(jobs), self._device)
+        means = Means(self._task, len(jobs), self._device)
         for batch, is_last_K in lined_up.batches():
             batch.generators = generators[: len(batch.counts)]
-            outputs, losses = self.program.gradients(parameters, batch, measure=is_last_K is not None)
-            if is_last_K is not None and losses is not None:
-                means.add(batch, outputs, losses, is_last_K)
-            optimiser.step(len(batch.counts))
-        moved = parameters.minus(start_P)
-        untrained = {name: np.zeros(shape, np.float32) for name, shape in model.layout.entries if name not in moved}
+            outputs, losses_K = self.program.gradients(parameters, batch)
+            if is_last_K is not None:
+                means.add(batch, outputs, losses_K, is_last_K)
+            if parameters.rate is None:
+                optimiser.step(len(batch.counts))
+        moved_KP = _spread(parameters.minus(start_P), self.program.layout, model.layout)
         wall_s = time.perf_counter() - started_s
         report = dataclasses.asdict(self._report(training, wall_s / len(jobs), lined_up.samples / wall_s))
         replies = {}
         for lane, (place, metrics) in enumerate(zip(lined_up.order, means.of_lanes(), strict=True)):
-            update = {name: moved[name][lane] if name in moved else untrained[name] for name, _ in model.layout.entries}
             replies[jobs[place].site.id] = Reply(
                 site=jobs[place].site.id,
                 request=jobs[place].request,
                 num_examples=len(examples[place].targets),
                 metrics=metrics,
-                arrays=update,
+                arrays=VectorArrays(model.layout, moved_KP[lane]),
                 report=report,
             )
         return replies
@@ -223,46 +224,23 @@ class Vectorised:
         )
 
 
-class _Means:
-    """The means over each lane's last epoch, of the loss and what the task measures."""
+def _spread(moved_KP: F32, trained: Layout, whole: Layout) -> F32:
+    """Movements of what is trained as such of the whole model, the rest of which stays where it is."""
+    if trained == whole:
+        return moved_KP
+    moved = {name: part_KN for name, part_KN in _columns(moved_KP, trained)}
+    everything_KP = np.zeros((len(moved_KP), whole.size), np.float32)
+    for name, part_KN in _columns(everything_KP, whole):
+        if name in moved:
+            part_KN[:] = moved[name]
+    return everything_KP
 
-    def __init__(self, task: Task, number: int, device: torch.device) -> None:
-        self._task = task
-        self._is_default = program.has_default(task, "metrics")
-        self._numbers_K = np.zeros(number)
-        self._losses_K = torch.zeros(number, device=device)
-        self._hits_K = torch.zeros(number, device=device)
-        self._sums: list[dict[str, float]] = [{} for _ in range(number)]
 
-    def add(self, batch: Batch, outputs: Tensor, losses: Tensor, is_last_K: Any) -> None:
-        """Measure a batch of the lanes that are in their last epoch."""
-        number = len(batch.counts)
-        counts_K = np.asarray(batch.counts) * is_last_K
-        self._numbers_K[:number] += counts_K
-        weights_K = torch.tensor(counts_K, dtype=torch.float32, device=losses.device)
-        if losses.dim() == 2:
-            losses = (losses * batch.weights_KB).sum(1)
-        self._losses_K[:number] += losses * weights_K
-        if self._is_default:
-            hits_KB = (outputs.argmax(-1) == batch.targets) * batch.weights_KB
-            self._hits_K[:number] += hits_KB.sum(1) * weights_K
-            return
-        for k in np.flatnonzero(is_last_K).tolist():
-            count = batch.counts[k]
-            measured = self._task.metrics(outputs[k, :count], batch.targets[k, :count])
-            for name, value in measured.items():
-                self._sums[k][name] = self._sums[k].get(name, 0.0) + count * float(value)
-
-    def of_lanes(self) -> list[dict[str, float]]:
-        """The means of each lane."""
-        losses_K = (self._losses_K.double().cpu().numpy() / self._numbers_K).tolist()
-        if self._is_default:
-            hits_K = (self._hits_K.double().cpu().numpy() / self._numbers_K).tolist()
-            return [{"accuracy": hits, "loss": loss} for hits, loss in zip(hits_K, losses_K, strict=True)]
-        return [
-            {**{name: value / number for name, value in sums.items()}, "loss": loss}
-            for sums, number, loss in zip(self._sums, self._numbers_K, losses_K, strict=True)
-        ]
+def _columns(vectors_KP: F32, layout: Layout) -> Iterator[tuple[str, F32]]:
+    """Views of each parameter in several vectors."""
+    at = 0
+    for name, shape in layout.entries:
+        yield name, vectors_KP[:, at : (at := at + math.prod(shape))]
 
 
 def _kept(replies: Iterable[Reply]) -> list[Reply]:

@@ -29,6 +29,7 @@ class Functional:
     is_channels_last = False
     draws = False
     can_compile = True
+    can_descend = False
 
     def __init__(self, task: Task, device: torch.device, precision: str) -> None:
         model = task.model()
@@ -50,8 +51,8 @@ class Functional:
         """As ``Program`` says: what is not trained is in the model."""
         values.set(self._whole.model, arrays)
 
-    def gradients(self, parameters: Parameters, batch: Batch, *, measure: bool) -> tuple[Tensor, Tensor]:
-        """As ``Program`` says, with a loss of each copy; copies whose batches are smaller take their steps apart."""
+    def gradients(self, parameters: Parameters, batch: Batch) -> tuple[Tensor, Tensor]:
+        """As ``Program`` says; copies whose batches are smaller take their steps apart."""
         number = len(batch.inputs)
         values = {name: parameters.value(name, number) for name, _ in self.layout.entries}
         places = [(parameters.gradient(name, number), name) for name, _ in self.layout.entries]

@@ -7,6 +7,7 @@ are sorted by how many steps they have, so that those which still train are alwa
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 
@@ -134,28 +135,29 @@ class Lanes:
         if training.max_batches is not None:
             per_epoch = np.minimum(per_epoch, training.max_batches)
         self.order: I64 = np.argsort(-per_epoch, kind="stable")
-        self._per_epoch, self._epochs = per_epoch[self.order], training.epochs
+        sizes, self._per_epoch = sizes[self.order], per_epoch[self.order]
         self._last_K = self._per_epoch * training.epochs
         self.steps = int(self._last_K[0])
         self._join([examples[i] for i in self.order])
-        sizes = sizes[self.order]
         starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
         width = min(training.batch_size, int(sizes.max()))
         at_SKB = np.zeros((self.steps, len(examples), width), np.int64)
         self._counts_SK = np.zeros((self.steps, len(examples)), np.int64)
-        generator = torch.Generator()
-        for k, i in enumerate(self.order):
-            generator.manual_seed(seeding.derive(seeds[i], "order"))
-            places = _places(int(sizes[k]), int(self._per_epoch[k]), width, generator, training.epochs)
-            at_SKB[: len(places), k] = places + starts[k]
-            self._counts_SK[: len(places), k] = width
-            if rest := max(0, int(self._per_epoch[k]) * width - int(sizes[k])):
-                self._counts_SK[: len(places), k][self._per_epoch[k] - 1 :: self._per_epoch[k]] -= rest
+        lane, generator = 0, torch.Generator()
+        for (size, batches), alike in itertools.groupby(zip(sizes.tolist(), self._per_epoch.tolist(), strict=True)):
+            lanes = slice(lane, lane := lane + len(list(alike)))
+            orders = _orders([seeds[i] for i in self.order[lanes]], size, training.epochs, generator)
+            places, counts = _places(orders, batches, width)
+            at_SKB[: len(counts), lanes] = places.swapaxes(0, 1) + starts[lanes, None]
+            self._counts_SK[: len(counts), lanes] = counts[:, None]
         self.samples = int(self._counts_SK.sum())
-        there_SKB = np.arange(width) < self._counts_SK[..., None]
-        weights_SKB = np.where(there_SKB, 1 / np.maximum(self._counts_SK, 1)[..., None], 0).astype(np.float32)
+        self._is_even = self.samples == at_SKB.size
         self._at_SKB = torch.from_numpy(at_SKB).to(device)
-        self._weights_SKB = torch.from_numpy(weights_SKB).to(device)
+        self._weights: Tensor | float = 1 / width
+        if not self._is_even:
+            there_SKB = np.arange(width) < self._counts_SK[..., None]
+            weights_SKB = np.where(there_SKB, 1 / np.maximum(self._counts_SK, 1)[..., None], 0).astype(np.float32)
+            self._weights = torch.from_numpy(weights_SKB).to(device)
 
     def _join(self, examples: Sequence[Examples]) -> None:
         """Put all examples into one tensor; rows are gathered, so channels that are last in memory are last in it."""
@@ -166,28 +168,40 @@ class Lanes:
 
     def batches(self) -> Iterator[tuple[Batch, npt.NDArray[np.bool_] | None]]:
         """The batches of each step for the lanes that still train, and which lanes are in their last epoch, if any."""
+        is_small = self._at_SKB.numel() * self._inputs[0].nbytes <= AT_ONCE_BYTES
+        gathered = self._gathered(self._at_SKB) if is_small else None
+        yield from self._whole(gathered) if self._is_even else self._ragged(gathered)
+
+    def _whole(self, gathered: tuple[Tensor, Tensor] | None) -> Iterator[tuple[Batch, npt.NDArray[np.bool_] | None]]:
+        """Where every batch of every lane has as many examples: whole steps are cut faster."""
+        _, lanes, width = self._at_SKB.shape
+        every_K, counts = np.ones(lanes, bool), [width] * lanes
+        cut = zip(*(part.unbind() for part in gathered), strict=True) if gathered else map(self._gathered, self._at_SKB)
+        assert isinstance(self._weights, float)
+        for step, (inputs, targets) in enumerate(cut):
+            is_last_K = every_K if step >= self.steps - self._per_epoch[0] else None
+            yield Batch(self._seen(inputs), targets, self._weights, counts), is_last_K
+
+    def _ragged(self, gathered: tuple[Tensor, Tensor] | None) -> Iterator[tuple[Batch, npt.NDArray[np.bool_] | None]]:
         numbers = np.searchsorted(-self._last_K, -np.arange(self.steps)).tolist()  # lanes with more steps come first
         widths = self._counts_SK.max(1).tolist()
         first_measured = int((self._last_K - self._per_epoch).min())
         all_counts = self._counts_SK.tolist()
-        is_even = bool((self._counts_SK == self._at_SKB.shape[-1]).all())  # all the same: whole steps are cut faster
-        is_small = self._at_SKB.numel() * self._inputs[0].nbytes <= AT_ONCE_BYTES
-        gathered = self._gathered(self._at_SKB) if is_small else None
-        whole = [part.unbind() for part in (*gathered, self._weights_SKB)] if is_even and gathered else None
+        assert isinstance(self._weights, Tensor)
         for step, (number, width) in enumerate(zip(numbers, widths, strict=True)):
-            if whole:
-                inputs, targets = whole[0][step], whole[1][step]
-            elif gathered:
+            if gathered:
                 inputs, targets = gathered[0][step, :number, :width], gathered[1][step, :number, :width]
             else:
                 inputs, targets = self._gathered(self._at_SKB[step, :number, :width])
-            if self._is_channels_last:
-                inputs = inputs.movedim(-1, 2)
             is_last_K = None
             if step >= first_measured:
                 is_last_K = step >= self._last_K[:number] - self._per_epoch[:number]
-            weights_KB = whole[2][step] if whole else self._weights_SKB[step, :number, :width]
-            yield Batch(inputs, targets, weights_KB, all_counts[step][:number]), is_last_K
+            weights_KB = self._weights[step, :number, :width]
+            yield Batch(self._seen(inputs), targets, weights_KB, all_counts[step][:number]), is_last_K
+
+    def _seen(self, inputs: Tensor) -> Tensor:
+        """As the model sees them."""
+        return inputs.movedim(-1, 2) if self._is_channels_last else inputs
 
     def _gathered(self, at: Tensor) -> tuple[Tensor, Tensor]:
         flat = at.flatten()
@@ -195,12 +209,25 @@ class Lanes:
         return inputs.view(*at.shape, *inputs.shape[1:]), targets.view(*at.shape, *targets.shape[1:])
 
 
-def _places(size: int, per_epoch: int, width: int, generator: torch.Generator, epochs: int) -> I64:
-    """Which of a site's examples it takes in each step, shape ``(steps, width)``, padded with the first."""
-    orders = torch.stack([torch.randperm(size, generator=generator) for _ in range(epochs)]).numpy()
-    number = min(size, per_epoch * width)
-    if number == per_epoch * width:
-        return orders[:, :number].reshape(-1, width)
-    places = np.zeros((epochs, per_epoch * width), np.int64)
-    places[:, :number] = orders[:, :number]
-    return places.reshape(-1, width)
+def _orders(seeds: Sequence[int], size: int, epochs: int, generator: torch.Generator) -> I64:
+    """The order of the examples of each of these sites, which have as many, in each epoch, shape ``(K, E, size)``."""
+    drawn = []
+    for seed in seeds:
+        generator.manual_seed(seeding.derive(seed, "order"))
+        drawn += [torch.randperm(size, generator=generator) for _ in range(epochs)]
+    orders: I64 = torch.stack(drawn).view(len(seeds), epochs, size).numpy()
+    return orders
+
+
+def _places(orders_KEN: I64, batches: int, width: int) -> tuple[I64, I64]:
+    """Which of its examples each site takes in each step, ``(K, S, width)``, padded with the first; and how many."""
+    lanes, epochs, size = orders_KEN.shape
+    number = min(size, batches * width)
+    if number == batches * width:
+        places = orders_KEN[..., :number]
+    else:
+        places = np.zeros((lanes, epochs, batches * width), np.int64)
+        places[..., :number] = orders_KEN[..., :number]
+    counts = np.full((epochs, batches), width)
+    counts[:, -1] -= batches * width - number
+    return places.reshape(lanes, -1, width), counts.reshape(-1)

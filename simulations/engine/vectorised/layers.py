@@ -50,13 +50,17 @@ class Linear:
         """As ``Layer`` says."""
         dy = dy.flatten(1, -2) if self._shape else dy
         its = parameters.matrix(self._weight, self._bias, dy.size(0))
-        torch.bmm(dy.mT, self._x, out=its.gradient)
-        if its.row_gradient is not None:
-            torch.sum(dy, 1, out=its.row_gradient)
-        if not wanted:
-            return None
-        dx = torch.bmm(dy, its.value)
-        return dx.view(self._shape) if self._shape else dx
+        dx = torch.bmm(dy, its.value) if wanted else None
+        if parameters.rate is not None:
+            step = -parameters.rate * parameters.scale
+            its.value.baddbmm_(dy.mT, self._x, alpha=step)
+            if its.bias is not None:
+                its.bias.add_(dy.sum(1), alpha=step)
+        else:
+            torch.bmm(dy.mT, self._x, out=its.gradient)
+            if its.bias_gradient is not None:
+                torch.sum(dy, 1, out=its.bias_gradient)
+        return dx.view(self._shape) if dx is not None and self._shape else dx
 
 
 class Embedding:

@@ -17,6 +17,9 @@ class Optimiser:
     Args:
         parameters: What is trained.
         training: Which of them, and its constants.
+
+    Attributes:
+        is_plain: Whether a step is nothing but the gradient times the learning rate.
     """
 
     def __init__(self, parameters: Parameters, training: TrainingConfig) -> None:
@@ -29,6 +32,7 @@ class Optimiser:
         self._mean_Q = zeros(values_Q) if adaptive or training.momentum else None
         self._square_Q = zeros(values_Q) if adaptive else None
         self._global_Q = values_Q.clone() if training.proximal_mu else None
+        self.is_plain = not (adaptive or training.momentum or training.weight_decay or training.proximal_mu)
 
     def step(self, number: int) -> None:
         """Move the first copies along their gradients; those behind them have finished."""

@@ -18,15 +18,17 @@ class Matrix(NamedTuple):
         value: The weight, ``(K, out, in)``.
         transposed: ``(K, in, out)``.
         gradient: Where the weight's gradient goes.
-        row: The bias, ``(K, 1, out)``, if there is one.
-        row_gradient: Where its gradient goes, ``(K, out)``.
+        bias: ``(K, out)``, if there is one.
+        row: The same as ``(K, 1, out)``.
+        bias_gradient: Where its gradient goes, ``(K, out)``.
     """
 
     value: Tensor
     transposed: Tensor
     gradient: Tensor
+    bias: Tensor | None
     row: Tensor | None
-    row_gradient: Tensor | None
+    bias_gradient: Tensor | None
 
 
 class Parameters:
@@ -40,12 +42,17 @@ class Parameters:
     Attributes:
         values_Q: All of them, float32, shape ``(count * P,)``: the first parameter of every copy, then the second, ….
         gradients_Q: Likewise.
+        rate: The learning rate where layers move their parameters themselves, on their way back, along gradients that
+            are never written: one pass over them instead of three. ``None`` where an optimiser does.
+        scale: What those gradients are still to be multiplied with.
     """
 
     def __init__(self, layout: Layout, count: int, device: torch.device) -> None:
         self.layout, self.count = layout, count
         self.values_Q = torch.empty(layout.size * count, device=device)
         self.gradients_Q = torch.zeros(layout.size * count, device=device)
+        self.rate: float | None = None
+        self.scale = 1.0
         self._values = self._views(self.values_Q)
         self._gradients = self._views(self.gradients_Q)
         self._matrices: dict[tuple[str, int], Matrix] = {}
@@ -72,13 +79,14 @@ class Parameters:
         """A weight and its bias as the products want them: making views anew took a tenth of a small step."""
         found = self._matrices.get((weight, number))
         if found is None:
-            value = self.value(weight, number)
+            value, row = self.value(weight, number), self.value(bias, number) if bias else None
             found = self._matrices[weight, number] = Matrix(
                 value=value,
                 transposed=value.mT,
                 gradient=self.gradient(weight, number),
-                row=self.value(bias, number).unsqueeze(1) if bias else None,
-                row_gradient=self.gradient(bias, number) if bias else None,
+                bias=row,
+                row=None if row is None else row.unsqueeze(1),
+                bias_gradient=self.gradient(bias, number) if bias else None,
             )
         return found
 
@@ -88,13 +96,10 @@ class Parameters:
             return [vector_Q]
         return [view[:number] for view in self._views(vector_Q).values()]
 
-    def minus(self, vector_P: Tensor) -> dict[str, F32]:
-        """How far each copy is from a vector, by name, shape ``(count, *shape)``."""
-        moved, at = {}, 0
-        for name, view in self._values.items():
-            size = view[0].numel()
-            moved[name] = (view - vector_P[at : at + size].view(view.shape[1:])).cpu().numpy()
-            at += size
+    def minus(self, vector_P: Tensor) -> F32:
+        """How far each copy is from a vector, shape ``(count, P)``."""
+        parts = [view.flatten(1) for view in self._values.values()]
+        moved: F32 = torch.cat(parts, 1).sub_(vector_P).cpu().numpy()
         return moved
 
     def _views(self, vector_Q: Tensor) -> dict[str, Tensor]:

@@ -24,6 +24,11 @@ STATELESS: tuple[type[nn.Module], ...] = (
 """Layers without parameters that treat each example alike."""
 
 
+FEW = 16
+"""With fewer classes than a register has places for, torch goes through a softmax one number at a time, unless it is
+taken across memory: at 10 classes that is 1.5 to 8 times faster."""
+
+
 class Program(Protocol):
     """One training step of several copies of a model.
 
@@ -33,6 +38,7 @@ class Program(Protocol):
         is_channels_last: Whether pictures are to come with their channels last in memory.
         draws: Whether the model draws random numbers while it trains.
         can_compile: Whether there is something to compile.
+        can_descend: Whether it takes the steps of plain SGD itself where ``Parameters.rate`` is set.
     """
 
     name: str
@@ -40,6 +46,7 @@ class Program(Protocol):
     is_channels_last: bool
     draws: bool
     can_compile: bool
+    can_descend: bool
 
     def compile(self) -> None:
         """Have torch compile what it can; that takes effect, and a good while, at the next step."""
@@ -49,10 +56,11 @@ class Program(Protocol):
         """Take over what a global model has beside the parameters that are trained."""
         ...
 
-    def gradients(self, parameters: Parameters, batch: Batch, *, measure: bool) -> tuple[Tensor, Tensor | None]:
-        """Write the gradients of the mean loss of each copy; its outputs ``(K, B, …)`` and losses come back.
+    def gradients(self, parameters: Parameters, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Write the gradients of the mean loss of each copy, or descend them.
 
-        The losses are of each example, ``(K, B)``, or of each copy, ``(K,)``; there are some if asked.
+        Returns:
+            Its outputs, ``(K, B, …)``, and the loss of each copy, ``(K,)``; none where that is cross entropy.
         """
         ...
 
@@ -63,22 +71,22 @@ class Batch:
     Attributes:
         inputs: ``(K, B, …)``.
         targets: ``(K, B)``.
-        weights_KB: Each example's part in its copy's mean; 0 for padding.
+        weights: Each example's part in its copy's mean, ``(K, B)``, 0 for padding; one number where there is none.
         counts: How many of each copy's examples are none of the padding.
         generators: Each copy's random numbers, if the model draws some.
     """
 
-    __slots__ = ("counts", "generators", "inputs", "targets", "weights_KB")
+    __slots__ = ("counts", "generators", "inputs", "targets", "weights")
 
     def __init__(
         self,
         inputs: Tensor,
         targets: Tensor,
-        weights_KB: Tensor,
+        weights: Tensor | float,
         counts: Sequence[int],
         generators: Sequence[torch.Generator] = (),
     ) -> None:
-        self.inputs, self.targets, self.weights_KB = inputs, targets, weights_KB
+        self.inputs, self.targets, self.weights = inputs, targets, weights
         self.counts, self.generators = counts, generators
 
 
@@ -101,6 +109,7 @@ class Kernels:
         self.draws = bool(self._dropouts)
         self._pools = [layer for layer in self._layers if isinstance(layer, pictures.MaxPool2x2)]
         self.can_compile = bool(self._pools) and self.is_channels_last
+        self.can_descend = not any(isinstance(it, layers.TRAINED) and type(it) is not layers.Linear for it in self._layers)
         self._minus_one = torch.full((1, 1, 1), -1.0, device=device)
         self._minus_ones = self._minus_one
         self.name = "batched kernels"
@@ -114,7 +123,7 @@ class Kernels:
     def load(self, arrays: Arrays) -> None:
         """As ``Program`` says: there is nothing else."""
 
-    def gradients(self, parameters: Parameters, batch: Batch, *, measure: bool) -> tuple[Tensor, Tensor | None]:
+    def gradients(self, parameters: Parameters, batch: Batch) -> tuple[Tensor, None]:
         """As ``Program`` says."""
         for dropout in self._dropouts:
             dropout.generators, dropout.counts = list(batch.generators), list(batch.counts)
@@ -122,21 +131,22 @@ class Kernels:
         for layer in self._layers:
             x = layer.forward(x, parameters)
         targets = batch.targets.unsqueeze(-1)
-        if measure:
-            log_shares = torch.log_softmax(x, -1)
-            losses_KB = log_shares.gather(-1, targets).squeeze(-1).neg()
-            dy: Tensor | None = log_shares.exp_()
-        else:
-            losses_KB, dy = None, torch.softmax(x, -1)
+        dy: Tensor | None = torch.softmax(x, -1) if x.size(-1) >= FEW else torch.softmax(x.mT, -2).mT
         assert dy is not None
         if self._minus_ones.shape != targets.shape:
             self._minus_ones = self._minus_one.expand(targets.shape)
         dy.scatter_add_(-1, targets, self._minus_ones)
-        dy.mul_(batch.weights_KB.unsqueeze(-1))
+        if isinstance(batch.weights, Tensor):
+            dy.mul_(batch.weights.unsqueeze(-1))
+            parameters.scale = 1.0
+        elif parameters.rate is not None:
+            parameters.scale = batch.weights
+        else:
+            dy.mul_(batch.weights)
         for place in range(len(self._layers) - 1, self._first - 1, -1):
             assert dy is not None
             dy = self._layers[place].backward(dy, parameters, wanted=place > self._first)
-        return x, losses_KB
+        return x, None
 
 
 def unsupported(model: nn.Module) -> str | None:

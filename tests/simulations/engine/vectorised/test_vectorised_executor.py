@@ -130,11 +130,11 @@ class Small(Kernels):
 
     refused = 0
 
-    def gradients(self, parameters: Parameters, batch: Batch, *, measure: bool) -> Any:
+    def gradients(self, parameters: Parameters, batch: Batch) -> Any:
         if parameters.count > 2:
             Small.refused += 1
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return super().gradients(parameters, batch, measure=measure)
+        return super().gradients(parameters, batch)
 
 
 def test_out_of_memory_fewer_sites_are_trained_at_once_and_none_is_lost(caplog: pytest.LogCaptureFixture) -> None:
