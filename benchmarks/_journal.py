@@ -120,7 +120,7 @@ def _round_without_fold(engine: Engine, layout: Layout) -> float:
     round_s = time.perf_counter() - started
     journal = engine.journal
     with ArrayFile(checkpoint.model_path(journal.directory, 0)) as model, contextlib.ExitStack() as stack:
-        updates = spool.open_updates(journal, 1, stack)
+        updates = spool.open_updates(journal, 1, spool.survivors(journal, 1), stack)
         started = time.perf_counter()
         blocks = engine.folding.fold(layout, model.vector_P, updates, {}, round=1)
         for block in blocks:

@@ -65,11 +65,11 @@ def commit(journal: Journal, number: int, folding: Folding) -> None:
         JournalError: If the last model or the strategy's state is damaged.
     """
     started = time.perf_counter()
-    directory = journal.round_directory(number)
+    directory, landed = journal.round_directory(number), spool.survivors(journal, number)
     with contextlib.ExitStack() as stack:
         model = stack.enter_context(open_model(journal))
         state = {name: stack.enter_context(file) for name, file in open_state(journal).items()}
-        updates = spool.open_updates(journal, number, stack)
+        updates = spool.open_updates(journal, number, landed, stack)
         writers: dict[str, ArrayWriter] = {}
         blocks = folding.fold(
             model.layout,
@@ -87,7 +87,6 @@ def commit(journal: Journal, number: int, folding: Folding) -> None:
             for mapped in (model, *state.values()):
                 mapped.release()  # behind us; so that the old model doesn't stay in memory beside the new one
         digests = {name: writer.finish() for name, writer in writers.items()}
-    landed = spool.survivors(journal, number)
     journal.append(
         events.RoundCommitted(
             round=number,

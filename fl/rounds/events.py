@@ -8,6 +8,7 @@ only one that durations are computed from) to each line.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from typing import Any
 
@@ -30,7 +31,12 @@ class Event:
 
 def kind_of(cls: type[Event]) -> str:
     """``RoundOpened`` → ``round_opened``."""
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+    return _snake_case(cls.__name__)
+
+
+@functools.cache
+def _snake_case(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

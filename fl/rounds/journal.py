@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import hashlib
 import json
 import os
@@ -314,8 +315,9 @@ def follow(directory: Path, *, poll_s: float = 0.2, until: Callable[[], bool] = 
         time.sleep(poll_s)
 
 
+@functools.lru_cache(maxsize=16)
 def round_directory(directory: Path, number: int) -> Path:
-    """Where the files of a round are."""
+    """Where the files of a round are; asked many times a round."""
     return directory / "rounds" / f"{number:04d}"
 
 

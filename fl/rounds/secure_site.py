@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, MutableMapping
 from pathlib import Path
 
-import numpy as np
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 

@@ -6,8 +6,6 @@ import dataclasses
 import logging
 from functools import partial
 
-import numpy as np
-
 from fl import seeding
 from fl.arrays import Arrays, vector_of
 from fl.config import load, to_dict

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -123,13 +123,14 @@ def survivors(journal: Journal, number: int) -> list[Landed]:
     """What a closed round folds, in site order, whoever came first; the one sum where there is nothing else."""
     entry = journal.state.round(number)
     assert entry.closed is not None
-    return [landed for landed in _updates(journal, number) if landed.site in (*entry.closed.survivors, SUM)]
+    folded = {*entry.closed.survivors, SUM}
+    return [landed for landed in _updates(journal, number) if landed.site in folded]
 
 
-def open_updates(journal: Journal, number: int, stack: contextlib.ExitStack) -> list[Update]:
+def open_updates(journal: Journal, number: int, folded: Sequence[Landed], stack: contextlib.ExitStack) -> list[Update]:
     """The updates that a closed round folds: maps, closed with the stack, or arrays in memory."""
     opened = []
-    for landed in survivors(journal, number):
+    for landed in folded:
         if (held := journal.held.get(landed.site)) is not None:
             opened.append(Update(site=landed.site, num_examples=landed.num_examples, vector_P=held))
             continue

@@ -168,7 +168,10 @@ class RunState:
 
     def round(self, number: int) -> RoundState:
         """The state of a round, empty if nothing is known of it yet."""
-        return self.rounds.setdefault(number, RoundState(number))
+        entry = self.rounds.get(number)
+        if entry is None:
+            entry = self.rounds[number] = RoundState(number)
+        return entry
 
     @property
     def model_digest(self) -> str | None:

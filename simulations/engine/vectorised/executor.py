@@ -28,7 +28,7 @@ from simulations.engine.vectorised.lanes import Lanes, Shelf
 from simulations.engine.vectorised.means import Means
 from simulations.engine.vectorised.optimisers import Optimiser
 from simulations.engine.vectorised.parameters import Parameters
-from simulations.engine.vectorised.program import Batch, Program
+from simulations.engine.vectorised.program import Program
 from simulations.engine.work import Executor, Job, Model
 
 log = logging.getLogger(__name__)
@@ -228,7 +228,7 @@ def _spread(moved_KP: F32, trained: Layout, whole: Layout) -> F32:
     """Movements of what is trained as such of the whole model, the rest of which stays where it is."""
     if trained == whole:
         return moved_KP
-    moved = {name: part_KN for name, part_KN in _columns(moved_KP, trained)}
+    moved = dict(_columns(moved_KP, trained))
     everything_KP = np.zeros((len(moved_KP), whole.size), np.float32)
     for name, part_KN in _columns(everything_KP, whole):
         if name in moved:

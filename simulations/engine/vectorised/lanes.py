@@ -144,10 +144,10 @@ class Lanes:
         at_SKB = np.zeros((self.steps, len(examples), width), np.int64)
         self._counts_SK = np.zeros((self.steps, len(examples)), np.int64)
         lane, generator = 0, torch.Generator()
-        for (size, batches), alike in itertools.groupby(zip(sizes.tolist(), self._per_epoch.tolist(), strict=True)):
+        for (size, in_epoch), alike in itertools.groupby(zip(sizes.tolist(), self._per_epoch.tolist(), strict=True)):
             lanes = slice(lane, lane := lane + len(list(alike)))
             orders = _orders([seeds[i] for i in self.order[lanes]], size, training.epochs, generator)
-            places, counts = _places(orders, batches, width)
+            places, counts = _places(orders, in_epoch, width)
             at_SKB[: len(counts), lanes] = places.swapaxes(0, 1) + starts[lanes, None]
             self._counts_SK[: len(counts), lanes] = counts[:, None]
         self.samples = int(self._counts_SK.sum())
@@ -219,15 +219,15 @@ def _orders(seeds: Sequence[int], size: int, epochs: int, generator: torch.Gener
     return orders
 
 
-def _places(orders_KEN: I64, batches: int, width: int) -> tuple[I64, I64]:
+def _places(orders_KEN: I64, in_epoch: int, width: int) -> tuple[I64, I64]:
     """Which of its examples each site takes in each step, ``(K, S, width)``, padded with the first; and how many."""
     lanes, epochs, size = orders_KEN.shape
-    number = min(size, batches * width)
-    if number == batches * width:
+    number = min(size, in_epoch * width)
+    if number == in_epoch * width:
         places = orders_KEN[..., :number]
     else:
-        places = np.zeros((lanes, epochs, batches * width), np.int64)
+        places = np.zeros((lanes, epochs, in_epoch * width), np.int64)
         places[..., :number] = orders_KEN[..., :number]
-    counts = np.full((epochs, batches), width)
-    counts[:, -1] -= batches * width - number
+    counts = np.full((epochs, in_epoch), width)
+    counts[:, -1] -= in_epoch * width - number
     return places.reshape(lanes, -1, width), counts.reshape(-1)

@@ -109,7 +109,8 @@ class Kernels:
         self.draws = bool(self._dropouts)
         self._pools = [layer for layer in self._layers if isinstance(layer, pictures.MaxPool2x2)]
         self.can_compile = bool(self._pools) and self.is_channels_last
-        self.can_descend = not any(isinstance(it, layers.TRAINED) and type(it) is not layers.Linear for it in self._layers)
+        trained = [layer for layer in self._layers if isinstance(layer, layers.TRAINED)]
+        self.can_descend = all(type(layer) is layers.Linear for layer in trained)
         self._minus_one = torch.full((1, 1, 1), -1.0, device=device)
         self._minus_ones = self._minus_one
         self.name = "batched kernels"
