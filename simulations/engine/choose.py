@@ -164,8 +164,7 @@ class _Trial:
         if best_s == float("inf"):  # asked for, and impossible
             best_s, _ = self._alone()
             log.warning("the sites cannot be trained side by side: %s", "; ".join(self._notes))
-        workers = self._workers(plan, best_s, processors)
-        return self._choice(dataclasses.replace(plan, workers=workers), "the fastest of the trial")
+        return self._choice(self._spread(plan, best_s, processors), "the fastest of the trial")
 
     def _choice(self, plan: Plan, why: str) -> Choice:
         return Choice(plan, "; ".join([why, *self._notes]), self._seconds)
@@ -212,8 +211,8 @@ class _Trial:
         if executor.problem:
             raise TaskError(executor.problem)
         seconds = min(self._measure(executor, some) for _ in range(2))
-        self._seconds[executor.name] = seconds
-        return seconds, executor.chunk
+        self._seconds[executor.name] = min(seconds, self._seconds.get(executor.name, seconds))
+        return seconds, executor.width
 
     def _compiled(self, plan: Plan, seconds: float, alone_s: float) -> tuple[Plan, float]:
         """The plan, compiled if that is asked for or pays."""
@@ -225,31 +224,42 @@ class _Trial:
         started = time.perf_counter()
         try:
             compiled_s, _ = self._at(plan.width, True, alone_s)
+            self._notes.append(f"compiling took {time.perf_counter() - started:.2g} s")
+            for _ in range(2):  # by turns, so that a restless computer disturbs both
+                seconds = min(seconds, self._at(plan.width, False, alone_s)[0])
+                compiled_s = min(compiled_s, self._at(plan.width, True, alone_s)[0])
         except TaskError as err:
             self._notes.append(f"not compiled: {err.message}")
             return plan, seconds
-        self._notes.append(f"compiling took {time.perf_counter() - started:.2g} s")
-        if wanted or compiled_s < MARGIN * seconds:
+        if wanted or compiled_s < seconds:  # what it took is spent
             return dataclasses.replace(plan, is_compiled=True), compiled_s
         return plan, seconds
 
-    def _workers(self, plan: Plan, seconds: float, processors: int) -> int:
-        """How many processes."""
+    def _spread(self, plan: Plan, seconds: float, processors: int) -> Plan:
+        """The plan over as many processes as pay, in groups that occupy them alike."""
         if self._config.workers is not None:
-            return self._config.workers
+            return dataclasses.replace(plan, workers=self._config.workers)
         pays = seconds * self._left > POOL_S and seconds * plan.width > UNIT_S
         if processors == 1 or not pays or len(self._jobs) <= plan.width:
-            return 1
+            return plan
         workers = min(processors, -(-len(self._jobs) // plan.width))
+        spread = dataclasses.replace(plan, workers=workers)
+        if self._config.width is None and not (plan.is_compiled and self._is_for_one_width(plan)):
+            each = -(-len(self._jobs) // (plan.width * workers))  # groups of a process
+            spread = dataclasses.replace(spread, width=-(-len(self._jobs) // (each * workers)))
         number = max(workers * plan.width, min(len(self._jobs), int(SAMPLE_S / seconds)))
-        pool = self._ways.executor(dataclasses.replace(plan, workers=workers))
+        pool = self._ways.executor(spread)
         try:
             self._measure(pool, self._jobs[: workers * plan.width])  # each warms up
             pooled_s = min(self._measure(pool, self._jobs[:number]) for _ in range(2))
         finally:
             pool.close()
         self._seconds[pool.name] = pooled_s
-        return processors if pooled_s < MARGIN * seconds else 1
+        return dataclasses.replace(spread, workers=processors) if pooled_s < MARGIN * seconds else plan
+
+    def _is_for_one_width(self, plan: Plan) -> bool:
+        """Whether what was compiled would be compiled again for another width."""
+        return not self._ways.vectorised(plan.width, True).program.name.startswith("batched kernels")
 
     def _measure(self, executor: Executor, jobs: Sequence[Job]) -> float:
         """Seconds of a site."""

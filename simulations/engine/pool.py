@@ -25,7 +25,7 @@ import numpy as np
 
 from fl.arrays import F32, Layout, VectorArrays, flat_blocks
 from fl.rounds.port import Failure, Reply
-from simulations.engine.work import Executor, Job, Model
+from simulations.engine.work import BLOCK, Executor, Job, Model, groups
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class Pool:
         workers: How many.
         layout: Of the model that they will train.
         alone: Does what is no training or evaluation.
-        group: How many jobs a worker is given at once.
+        group: How many jobs a worker is given at once at most.
         name: Of what the workers do, for the log.
     """
 
@@ -85,7 +85,7 @@ class Pool:
         name: str = "sequential",
     ) -> None:
         self.name = f"{workers} workers ({name})"
-        self.chunk = workers * group * 4
+        self.chunk = -(-workers * 4 // BLOCK) * BLOCK * group
         self._inner, self._alone, self._group, self._layout = inner, alone, group, layout
         self._slots = min(MOST_SLOTS, max(2, SLOTS_BYTES // max(1, layout.size_bytes)))
         self._model = mmap.mmap(-1, max(1, layout.size_bytes))
@@ -102,16 +102,16 @@ class Pool:
             yield from self._alone.execute(jobs, model)
             return
         _vector(self._model, self._layout)[:] = model.vector_P
-        groups = [_Group(jobs[at : at + self._group]) for at in range(0, len(jobs), self._group)]
-        waiting = deque(groups)
+        begun = [_Group(some) for some in groups(jobs, self._group)]
+        waiting = deque(begun)
         try:
-            for group in groups:
+            for group in begun:
                 while group.taken < len(group.jobs):
                     reply = self._next(group, waiting)
                     group.taken += 1
                     yield reply
         finally:
-            for group in groups:
+            for group in begun:
                 group.is_wanted = False
             for worker in self._workers:
                 worker.drop_unwanted()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from simulations.engine.vectorised.executor import Vectorised
+    from simulations.engine.vectorised.program import Program
 
 WIDEST = 64
 """Sites in one computation on a CPU: more of them fill no processor better."""
@@ -66,6 +67,7 @@ class Ways:
         self._task, self._training, self._layout = task, training, layout
         self.alone = alone
         self._made: dict[tuple[int, bool], Vectorised] = {}
+        self._programs: dict[bool, Program] = {}
 
     def executor(self, plan: Plan) -> Executor:
         """What trains so; a compiled one keeps what was compiled from one call to the next.
@@ -98,11 +100,14 @@ class Ways:
 
         made = self._made.get((width, is_compiled))
         if made is None:
-            program, why = program_for(self._task, self._training, self.device)
+            program = self._programs.get(is_compiled)
             if program is None:
-                raise TaskError(why)
-            if is_compiled and program.can_compile:
-                program.compile()
+                program, why = program_for(self._task, self._training, self.device)
+                if program is None:
+                    raise TaskError(why)
+                if is_compiled and program.can_compile:
+                    program.compile()
+                self._programs[is_compiled] = program
             made = Vectorised(self._task, self._training, program, self.alone, width=width)
             self._made[width, is_compiled] = made
         return made

@@ -48,6 +48,23 @@ class Job:
     payload: bytes = b""
 
 
+BLOCK = 8
+"""How many groups are divided evenly at a time."""
+
+
+def groups(jobs: Sequence[Job], width: int) -> list[Sequence[Job]]:
+    """Jobs in groups that are done at once: at most ``width`` in each, and as even as can be.
+
+    They are the same ones whoever does them, as long as calls bring whole blocks of ``BLOCK * width`` jobs.
+    """
+    found: list[Sequence[Job]] = []
+    for start in range(0, len(jobs), BLOCK * width):
+        some = jobs[start : start + BLOCK * width]
+        number = -(-len(some) // width)
+        found += [some[len(some) * i // number : len(some) * (i + 1) // number] for i in range(number)]
+    return found
+
+
 class Executor(Protocol):
     """Does the jobs of simulated sites.
 

@@ -1,4 +1,4 @@
-"""All sites of a chunk trained side by side: see ``simulations.engine.work.Executor``."""
+"""The sites of a group trained side by side: see ``simulations.engine.work.Executor``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -29,7 +30,7 @@ from simulations.engine.vectorised.means import Means
 from simulations.engine.vectorised.optimisers import Optimiser
 from simulations.engine.vectorised.parameters import Parameters
 from simulations.engine.vectorised.program import Program
-from simulations.engine.work import Executor, Job, Model
+from simulations.engine.work import BLOCK, Executor, Job, Model, groups
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ VECTORS = 5
 
 
 class Vectorised:
-    """Trains the sites of a chunk side by side.
+    """Trains the sites of a group side by side.
 
     Its updates equal those of the sequential path but for the order in which float32 sums are added: their distance
     is below ``TOLERANCE`` of their length (L2), unless training is so unstable that differences of rounding grow from
@@ -66,7 +67,7 @@ class Vectorised:
         width: How many sites side by side at most.
 
     Attributes:
-        chunk: The width, or less once memory ran out.
+        width: How many sites side by side at most: fewer than was asked for once memory ran out.
         program: What computes the steps.
         problem: Why some sites could not be trained side by side, if that happened.
     """
@@ -76,7 +77,7 @@ class Vectorised:
     ) -> None:
         self._task, self._training, self._alone = task, training, alone
         self._device = choose(training.device)
-        self.program, self.chunk = trained_by, width
+        self.program, self.width = trained_by, width
         self._precision = choose_precision(training.precision, self._device)
         self._shelf = Shelf(
             task,
@@ -93,27 +94,34 @@ class Vectorised:
     @property
     def name(self) -> str:
         """For the log."""
-        return f"vectorised, {self.chunk} sites at once ({self.program.name})"
+        return f"vectorised, {self.width} sites at once ({self.program.name})"
+
+    @property
+    def chunk(self) -> int:
+        """As ``Executor`` says."""
+        return BLOCK * self.width
 
     def execute(self, jobs: Sequence[Job], model: Model | None) -> Iterator[Reply]:
         """As ``Executor`` says."""
         if model is None or not jobs or jobs[0].request.phase != "train":
             yield from self._alone.execute(jobs, model)
             return
-        at = 0
-        while at < len(jobs):
-            some = jobs[at : at + self.chunk]
+        waiting = deque(groups(jobs, self.width))
+        while waiting:
+            some = waiting.popleft()
             self._gaps.left(len(some) * model.layout.size_bytes)
             try:
                 with _threads(self._training.cpu_threads), torch.no_grad():
                     replies = self._train(some, model)
             except torch.OutOfMemoryError:
-                if self.chunk == 1:
+                if self.width == 1:
                     replies = _kept(self._alone.execute(some, model))
                 else:
-                    self.chunk = max(1, self.chunk // 2)
+                    self.width = max(1, self.width // 2)
                     self._parameters = None
-                    log.warning("out of memory on the GPU: from now on %d sites side by side", self.chunk)
+                    log.warning("out of memory on the GPU: from now on %d sites side by side", self.width)
+                    left = [job for group in (some, *waiting) for job in group]
+                    waiting = deque(groups(left, self.width))
                     continue
             except Exception as err:  # what a user's task raises; alone, each site says so for itself
                 if self.problem is None:
@@ -121,7 +129,6 @@ class Vectorised:
                     log.warning("sites cannot be trained side by side (%s), so one after the other", self.problem)
                 replies = _kept(self._alone.execute(some, model))
             yield from replies
-            at += len(some)
 
     def close(self) -> None:
         """Nothing was started; what was kept for the next time is forgotten."""

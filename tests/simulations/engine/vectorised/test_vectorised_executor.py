@@ -144,7 +144,7 @@ def test_out_of_memory_fewer_sites_are_trained_at_once_and_none_is_lost(caplog: 
     Small.refused = 0
     with caplog.at_level(logging.WARNING):
         mine = kept(executor.execute(jobs, model))
-    assert (Small.refused, executor.chunk) == (1, 2)
+    assert (Small.refused, executor.width) == (1, 2)
     assert distance(mine, kept(made_up.side_by_side(task, TRAINING, width=2).execute(jobs, model))) == 0
     assert "out of memory on the GPU: from now on 2 sites side by side" in caplog.text
     kept(executor.execute(jobs, model))
