@@ -169,6 +169,7 @@ class _Worker:
         self.pending: deque[_Group] = deque()
         self._received: deque[tuple[_Group, Reply, int | None]] = deque()
         self._lent: int | None = None
+        self._freed: list[int] = []
         self._rooms = [mmap.mmap(-1, max(1, layout.size_bytes)) for _ in range(rooms)]
         context = multiprocessing.get_context("fork")
         self.pipe, theirs = context.Pipe()
@@ -192,8 +193,7 @@ class _Worker:
         """The next reply of a group, if it is there; the arrays of the one taken before are gone then."""
         if not self._received or self._received[0][0] is not group:
             return None
-        if self._lent is not None:
-            self._send(self._lent)
+        self._free(self._lent)
         _, reply, self._lent = self._received.popleft()
         if self._lent is None:
             return reply
@@ -201,7 +201,7 @@ class _Worker:
         return dataclasses.replace(reply, arrays=arrays)
 
     def receive(self) -> bool:
-        """Take in one message; ``False`` if the worker is dead."""
+        """Take in one message: a line of the log, or what a group has of replies; ``False`` if the worker is dead."""
         try:
             kind, *what = self.pipe.recv()
         except (EOFError, OSError):
@@ -210,12 +210,12 @@ class _Worker:
             name, level, text = what
             logging.getLogger(name).log(level, "%s", text)
             return True
-        reply, room = what
+        (replies,) = what
         group = self.pending[0]
-        group.received += 1
+        group.received += len(replies)
         if group.received == len(group.jobs):
             self.pending.popleft()
-        self._received.append((group, reply, room))
+        self._received.extend((group, reply, room) for reply, room in replies)
         self.drop_unwanted()
         return True
 
@@ -223,8 +223,7 @@ class _Worker:
         """Forget replies that nobody waits for."""
         while self._received and not self._received[0][0].is_wanted:
             _, _, room = self._received.popleft()
-            if room is not None:
-                self._send(room)
+            self._free(room)
 
     def unfinished(self) -> list[_Group]:
         """The groups that it hasn't finished and that somebody waits for, in order; what is there of them is dropped.
@@ -242,7 +241,15 @@ class _Worker:
         code = self._process.exitcode or 0
         return signal.Signals(-code).name if code < 0 else f"status {code}"
 
-    def _send(self, message: list[Job] | int) -> None:
+    def _free(self, room: int | None) -> None:
+        """Give rooms back, several at a time; it is never without one while half of them are kept here."""
+        if room is not None:
+            self._freed.append(room)
+        if 2 * len(self._freed) >= len(self._rooms):
+            self._send(tuple(self._freed))
+            self._freed.clear()
+
+    def _send(self, message: list[Job] | tuple[int, ...]) -> None:
         with contextlib.suppress(OSError):  # it is dead, and ``receive`` will find out
             self.pipe.send(message)
 
@@ -267,8 +274,8 @@ def _work(
 
     def listen() -> None:
         message = pipe.recv()
-        if isinstance(message, int):
-            free.append(message)
+        if isinstance(message, tuple):
+            free.extend(message)
         else:
             todo.append(message)
 
@@ -276,14 +283,19 @@ def _work(
         while True:
             while not todo:
                 listen()
+            made: list[tuple[Reply, int | None]] = []
             for reply in executor.execute(todo.popleft(), Model(layout, _vector(model, layout))):
                 room = None
                 if reply.arrays is not None:
+                    if not free and made:
+                        pipe.send(("replies", made))
+                        made = []
                     while not free:
                         listen()
                     room = free.popleft()
                     np.concatenate(list(flat_blocks(reply.arrays)), out=_vector(rooms[room], layout))
-                pipe.send(("reply", dataclasses.replace(reply, arrays=None), room))
+                made.append((dataclasses.replace(reply, arrays=None), room))
+            pipe.send(("replies", made))
 
 
 def _take_gpu(number: int) -> None:
