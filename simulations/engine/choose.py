@@ -37,7 +37,7 @@ POOL_S = 3.0
 UNIT_S = 0.002
 """Less work than this at once is done sooner than a process is told about it."""
 
-COMPILE_S = {"batched kernels": 20.0, "torch.func": 180.0}
+COMPILE_S = {"batched kernels": 120.0, "torch.func": 180.0}
 """A run that is over sooner is not worth compiling for; the second compiles everything, the first some loops."""
 
 HEAVY_S = 0.2

@@ -82,7 +82,7 @@ class MaxPool2x2:
         self._height, self._width = x.shape[-2] // 2 * 2, x.shape[-1] // 2 * 2
         pixels = _pixels(x)
         if self._compiled and self._is_even() and pixels.is_contiguous():
-            y, self._code = self._compiled[0](_of_any_number(pixels.flatten(3)), is_rectified=self._is_rectified)
+            y, self._code = self._compiled[0](of_any_number(pixels.flatten(3)), is_rectified=self._is_rectified)
             return _copies(y, x.size(0))
         self._code = None
         a, b, c, d = self._quarters(x)
@@ -97,7 +97,7 @@ class MaxPool2x2:
     def backward(self, dy: Tensor, parameters: Parameters, *, wanted: bool) -> Tensor | None:
         """As ``Layer`` says."""
         if self._code is not None and self._compiled:
-            dx = self._compiled[1](_of_any_number(_pixels(dy).contiguous().flatten(3)), _of_any_number(self._code))
+            dx = self._compiled[1](of_any_number(_pixels(dy).contiguous().flatten(3)), of_any_number(self._code))
             return _copies(dx, dy.size(0))
         if self._is_rectified:
             dy = torch.ops.aten.threshold_backward(dy, self._y, 0)
@@ -141,7 +141,7 @@ def _unpooled(dy: Tensor, code: Tensor) -> Tensor:
     return dx.reshape(number, 2 * height, 2 * width, channels)
 
 
-def _of_any_number(x: Tensor) -> Tensor:
+def of_any_number(x: Tensor) -> Tensor:
     """The same, of which compiled code is to take any number of pictures and of copies."""
     torch._dynamo.maybe_mark_dynamic(x, 0)
     torch._dynamo.maybe_mark_dynamic(x, 3)

@@ -12,7 +12,8 @@ from fl.arrays import Arrays, Layout
 from fl.tasks.base import Task
 from fl.tasks.device import choose_precision
 from fl.tasks.training import TrainingConfig
-from simulations.engine.vectorised import layers, pictures
+from simulations.engine.vectorised import first, layers, pictures
+from simulations.engine.vectorised.first import FirstConvolution
 from simulations.engine.vectorised.parameters import Parameters
 
 STATELESS: tuple[type[nn.Module], ...] = (
@@ -103,22 +104,24 @@ class Kernels:
         self.layout = Layout(tuple((name, tuple(p.shape)) for name, p in model.named_parameters()))
         self._layers = list(_put_together(named))
         self._dropouts = [layer for layer in self._layers if isinstance(layer, layers.Dropout)]
-        self._first = next((i for i, layer in enumerate(self._layers) if isinstance(layer, layers.TRAINED)), 0)
-        self.has_convolutions = any(isinstance(layer, pictures.Conv2d) for layer in self._layers)
+        self._first = next((i for i, layer in enumerate(self._layers) if isinstance(layer, TRAINED)), 0)
+        self.has_convolutions = any(isinstance(layer, pictures.Conv2d | FirstConvolution) for layer in self._layers)
         self.is_channels_last = self.has_convolutions and device.type == "cpu"
         self.draws = bool(self._dropouts)
-        self._pools = [layer for layer in self._layers if isinstance(layer, pictures.MaxPool2x2)]
-        self.can_compile = bool(self._pools) and self.is_channels_last
-        trained = [layer for layer in self._layers if isinstance(layer, layers.TRAINED)]
+        self._compilable = [
+            layer for layer in self._layers if isinstance(layer, pictures.MaxPool2x2 | FirstConvolution)
+        ]
+        self.can_compile = bool(self._compilable) and self.is_channels_last
+        trained = [layer for layer in self._layers if isinstance(layer, TRAINED)]
         self.can_descend = all(type(layer) is layers.Linear for layer in trained)
         self._minus_one = torch.full((1, 1, 1), -1.0, device=device)
         self._minus_ones = self._minus_one
         self.name = "batched kernels"
 
     def compile(self) -> None:
-        """As ``Program`` says; the bits stay the same."""
-        for pool in self._pools:
-            pool.compile()
+        """As ``Program`` says."""
+        for layer in self._compilable:
+            layer.compile()
         self.name = "batched kernels, compiled"
 
     def load(self, arrays: Arrays) -> None:
@@ -244,17 +247,25 @@ def _flat(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]
 
 
 def _put_together(named: Sequence[tuple[str, nn.Module]]) -> Iterator[layers.Layer]:
-    """The layers in order; a ReLU and the maximum behind it are one, which is equal, and works on a quarter of it."""
-    place = 0
+    """The layers in order; a ReLU and the maximum behind it are one, which is equal, and works on a quarter of it.
+
+    Both are one with a convolution before them, if nothing before that is trained.
+    """
+    place, is_first = 0, True
     while place < len(named):
         prefix, module = named[place]
-        following = named[place + 1][1] if place + 1 < len(named) else None
-        place += 1
-        if type(module) is nn.ReLU and type(following) is nn.MaxPool2d and _is_2x2(following):
-            place += 1
+        following = [module for _, module in named[place + 1 : place + 3]]
+        is_rectified = type(following[0]) is nn.ReLU if following else False
+        if is_first and type(module) is nn.Conv2d and first.fits(module) and _is_pool(following[is_rectified:]):
+            place += 2 + is_rectified
+            yield FirstConvolution(module, prefix, is_rectified=is_rectified)
+        elif type(module) is nn.ReLU and _is_pool(following):
+            place += 2
             yield pictures.MaxPool2x2(is_rectified=True)
         else:
+            place += 1
             yield _layer_of(module, prefix)
+        is_first &= not list(module.parameters())
 
 
 def _layer_of(module: nn.Module, prefix: str) -> layers.Layer:
@@ -275,6 +286,14 @@ def _layer_of(module: nn.Module, prefix: str) -> layers.Layer:
     if type(module) is nn.MaxPool2d and _is_2x2(module):
         return pictures.MaxPool2x2(is_rectified=False)
     return layers.Stateless(module)
+
+
+TRAINED = (*layers.TRAINED, FirstConvolution)
+"""Layers that may have parameters."""
+
+
+def _is_pool(following: Sequence[nn.Module]) -> bool:
+    return bool(following) and type(following[0]) is nn.MaxPool2d and _is_2x2(following[0])
 
 
 def _is_2x2(pool: nn.MaxPool2d) -> bool:

@@ -11,7 +11,7 @@ from torch import nn
 
 from fl.tasks import TrainingConfig
 from simulations.engine.vectorised.executor import TOLERANCE
-from simulations.engine.vectorised.program import program_for
+from simulations.engine.vectorised.program import Kernels, program_for
 from tests.simulations.engine.vectorised import made_up
 from tests.simulations.engine.vectorised.made_up import CPU, MadeUp, alone, distance, kept, same_metrics
 
@@ -201,6 +201,35 @@ def test_compiled_pools_give_the_same_bits() -> None:
     program.compile()
     compiled = kept(made_up.side_by_side(task, TRAINING, of=program).execute(jobs, model))
     assert distance(compiled, plain) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("convolution", "side", "rectified"),
+    [
+        ({"kernel_size": 3, "padding": 1}, 8, True),
+        ({"kernel_size": (2, 3), "padding": (0, 2), "bias": False}, 9, False),
+    ],
+    ids=["square", "oblong, odd, without bias or ReLU"],
+)
+def test_a_compiled_first_convolution_trains_side_by_side_as_alone(
+    convolution: dict[str, Any], side: int, rectified: bool
+) -> None:
+    def make() -> nn.Module:
+        first = [nn.Conv2d(1, 5, **convolution), *([nn.ReLU()] * rectified), nn.MaxPool2d(2)]
+        width = nn.Sequential(*first)(torch.zeros(1, 1, side, side)).numel()
+        return nn.Sequential(*first, nn.Tanh(), *tail(width))
+
+    task = MadeUp(make=make, shape=(1, side, side))
+    model, jobs = made_up.start_of(task), made_up.jobs_of(task)
+    program, _ = program_for(task, TRAINING, CPU)
+    assert isinstance(program, Kernels)
+    program.compile()
+    theirs = kept(alone(task, TRAINING).execute(jobs, model))
+    for width in (8, 2):
+        executor = made_up.side_by_side(task, TRAINING, of=program, width=width)
+        assert distance(kept(executor.execute(jobs, model)), theirs) < TOLERANCE
+        assert executor.problem is None
 
 
 @pytest.mark.slow
