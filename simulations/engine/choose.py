@@ -239,27 +239,28 @@ class _Trial:
         """The plan over as many processes as pay, in groups that occupy them alike."""
         if self._config.workers is not None:
             return dataclasses.replace(plan, workers=self._config.workers)
-        pays = seconds * self._left > POOL_S and seconds * plan.width > UNIT_S
-        if processors == 1 or not pays or len(self._jobs) <= plan.width:
+        spread = dataclasses.replace(plan, workers=processors, width=self._evenly(plan, processors))
+        pays = seconds * self._left > POOL_S and seconds * spread.width > UNIT_S
+        if processors == 1 or not pays or len(self._jobs) <= spread.width:
             return plan
-        workers = min(processors, -(-len(self._jobs) // plan.width))
-        spread = dataclasses.replace(plan, workers=workers)
-        if self._config.width is None and not (plan.is_compiled and self._is_for_one_width(plan)):
-            each = -(-len(self._jobs) // (plan.width * workers))  # groups of a process
-            spread = dataclasses.replace(spread, width=-(-len(self._jobs) // (each * workers)))
-        number = max(workers * plan.width, min(len(self._jobs), int(SAMPLE_S / seconds)))
+        number = max(processors * spread.width, min(len(self._jobs), int(SAMPLE_S / seconds)))
         pool = self._ways.executor(spread)
         try:
-            self._measure(pool, self._jobs[: workers * plan.width])  # each warms up
+            self._measure(pool, self._jobs[: processors * spread.width])  # each warms up
             pooled_s = min(self._measure(pool, self._jobs[:number]) for _ in range(2))
         finally:
             pool.close()
         self._seconds[pool.name] = pooled_s
-        return dataclasses.replace(spread, workers=processors) if pooled_s < MARGIN * seconds else plan
+        return spread if pooled_s < MARGIN * seconds else plan
 
-    def _is_for_one_width(self, plan: Plan) -> bool:
-        """Whether what was compiled would be compiled again for another width."""
-        return not self._ways.vectorised(plan.width, True).program.name.startswith("batched kernels")
+    def _evenly(self, plan: Plan, processors: int) -> int:
+        """The width, or one below it with which a cohort occupies all processes alike."""
+        if self._config.width is not None:
+            return plan.width
+        if plan.is_compiled and not self._ways.vectorised(plan.width, True).program.name.startswith("batched kernels"):
+            return plan.width  # another would be compiled again
+        rounds = -(-len(self._jobs) // (plan.width * processors))
+        return -(-len(self._jobs) // (rounds * processors))
 
     def _measure(self, executor: Executor, jobs: Sequence[Job]) -> float:
         """Seconds of a site."""

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from fl import arrays as module
 from fl import digests
-from fl.arrays import ArrayFile, ArrayWriter, Layout, flat_blocks, write_arrays
+from fl.arrays import ArrayFile, ArrayWriter, Layout, VectorArrays, flat_blocks, vector_of, write_arrays
 from fl.digests import file_digest
 from fl.errors import JournalError, StorageError
 
@@ -120,6 +120,22 @@ def test_other_types_and_strides_become_flat_float32():
     blocks = list(flat_blocks(model))
     assert [block.dtype for block in blocks] == [np.float32] * 3
     assert [block.tolist() for block in blocks] == [[0, 3, 1, 4, 2, 5], [1.5], [2]]
+
+
+def test_a_vector_passes_for_its_arrays_and_is_copied_as_a_whole():
+    model = a_model()
+    vector = vector_of(model)
+    arrays = VectorArrays(LAYOUT, vector)
+    assert Layout.of(arrays) == Layout.of(model)
+    assert list(arrays) == list(model)
+    assert len(arrays) == len(model)
+    assert all(np.array_equal(arrays[name], model[name]) for name in model)
+    assert np.shares_memory(arrays["weight"], vector)
+    copied = vector_of(arrays)
+    assert np.array_equal(copied, vector)
+    assert not np.shares_memory(copied, vector)
+    with pytest.raises(KeyError):
+        arrays["other"]
 
 
 # --- writing ---

@@ -166,6 +166,18 @@ def test_a_wrong_engine_table_is_refused(table: dict[str, Any], message: str) ->
         Scenario.from_dict({"task": {"name": "digits"}, "run": {"rounds": 1}, "engine": table})
 
 
+def test_a_cohort_is_divided_evenly_among_the_processes_that_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    def convolved() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 196, 3))
+
+    monkeypatch.setattr(Ways, "processors", lambda ways: 2)
+    task = MadeUp(make=convolved, shape=(1, 14, 14), sizes=(20,) * 11)
+    config = EngineConfig(mode="vectorised", compile=False)
+    _, choice = chosen(config, task, training=TrainingConfig(epochs=2, batch_size=10, device="cpu"))
+    assert "vectorised, 8 sites at once (batched kernels)" in choice.seconds
+    assert "2 workers (vectorised, 6 sites at once (batched kernels))" in choice.seconds  # 6 and 5, not 8 and 3
+
+
 @pytest.mark.slow
 def test_a_long_run_is_compiled_and_the_log_says_what_that_took(caplog: pytest.LogCaptureFixture) -> None:
     def convolved() -> nn.Module:

@@ -175,6 +175,15 @@ def test_an_optimiser_takes_the_same_steps_side_by_side_as_alone(
     compare(MadeUp(make=make), TrainingConfig(**{"epochs": 3, "batch_size": 5, "device": "cpu"} | settings))
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("make", [mlp, Inline], ids=["kernels", "torch.func"])
+def test_sites_with_whole_batches_only_take_the_same_steps_side_by_side_as_alone(
+    make: Callable[[], nn.Module], momentum: float
+) -> None:
+    training = TrainingConfig(epochs=3, batch_size=5, momentum=momentum, device="cpu")
+    compare(MadeUp(make=make, sizes=(10, 10, 10)), training)
+
+
 def test_the_strategys_proximal_term_reaches_sites_side_by_side() -> None:
     compare(MadeUp(make=mlp), proximal_mu=0.4)
 
