@@ -172,7 +172,9 @@ class Vectorised:
         start_P = self._start(model)
         parameters.fill(start_P)
         optimiser = Optimiser(parameters, training)
-        parameters.rate = training.learning_rate if optimiser.is_plain and self.program.can_descend else None
+        parameters.rate = training.learning_rate
+        parameters.descending = self.program.descends if optimiser.is_plain else frozenset()
+        others = len(self.program.layout.entries) - len(parameters.descending)
         generators = [torch.Generator().manual_seed(seeds[i]) for i in lined_up.order] if self.program.draws else []
         means = Means(self._task, len(jobs), self._device)
         for batch, is_last_K in lined_up.batches():
@@ -180,7 +182,7 @@ class Vectorised:
             outputs, losses_K = self.program.gradients(parameters, batch)
             if is_last_K is not None:
                 means.add(batch, outputs, losses_K, is_last_K)
-            if parameters.rate is None:
+            if others:
                 optimiser.step(len(batch.counts))
         moved_KP = _spread(parameters.minus(start_P), self.program.layout, model.layout)
         wall_s = time.perf_counter() - started_s

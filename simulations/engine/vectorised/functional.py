@@ -29,7 +29,7 @@ class Functional:
     is_channels_last = False
     draws = False
     can_compile = True
-    can_descend = False
+    descends: frozenset[str] = frozenset()
 
     def __init__(self, task: Task, device: torch.device, precision: str) -> None:
         model = task.model()

@@ -34,6 +34,7 @@ class Linear:
 
     def __init__(self, module: nn.Linear, prefix: str) -> None:
         self._weight, self._bias = prefix + "weight", prefix + "bias" if module.bias is not None else None
+        self.names = [prefix + name for name, _ in module.named_parameters()]
 
     def forward(self, x: Tensor, parameters: Parameters) -> Tensor:
         """``(K, B, …, in)`` to ``(K, B, …, out)``."""
@@ -51,7 +52,7 @@ class Linear:
         dy = dy.flatten(1, -2) if self._shape else dy
         its = parameters.matrix(self._weight, self._bias, dy.size(0))
         dx = torch.bmm(dy, its.value) if wanted else None
-        if parameters.rate is not None:
+        if self._weight in parameters.descending:
             step = -parameters.rate * parameters.scale
             its.value.baddbmm_(dy.mT, self._x, alpha=step)
             if its.bias is not None:

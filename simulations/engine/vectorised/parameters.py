@@ -42,8 +42,9 @@ class Parameters:
     Attributes:
         values_Q: All of them, float32, shape ``(count * P,)``: the first parameter of every copy, then the second, ….
         gradients_Q: Likewise.
-        rate: The learning rate where layers move their parameters themselves, on their way back, along gradients that
-            are never written: one pass over them instead of three. ``None`` where an optimiser does.
+        descending: Parameters that their layers move themselves, on their way back, along gradients that are never
+            written: one pass over them instead of three. An optimiser moves the others.
+        rate: The learning rate with which they do.
         scale: What those gradients are still to be multiplied with.
     """
 
@@ -51,8 +52,8 @@ class Parameters:
         self.layout, self.count = layout, count
         self.values_Q = torch.empty(layout.size * count, device=device)
         self.gradients_Q = torch.zeros(layout.size * count, device=device)
-        self.rate: float | None = None
-        self.scale = 1.0
+        self.descending: frozenset[str] = frozenset()
+        self.rate = self.scale = 1.0
         self._values = self._views(self.values_Q)
         self._gradients = self._views(self.gradients_Q)
         self._matrices: dict[tuple[str, int], Matrix] = {}
@@ -91,10 +92,10 @@ class Parameters:
         return found
 
     def prefix(self, vector_Q: Tensor, number: int) -> list[Tensor]:
-        """The parts of a vector that belong to the first copies; one part if those are all."""
-        if number == self.count:
+        """The parts of a vector that belong to the first copies and do not descend; one part if those are all."""
+        if number == self.count and not self.descending:
             return [vector_Q]
-        return [view[:number] for view in self._views(vector_Q).values()]
+        return [view[:number] for name, view in self._views(vector_Q).items() if name not in self.descending]
 
     def minus(self, vector_P: Tensor) -> F32:
         """How far each copy is from a vector, shape ``(count, P)``."""

@@ -39,7 +39,7 @@ class Program(Protocol):
         is_channels_last: Whether pictures are to come with their channels last in memory.
         draws: Whether the model draws random numbers while it trains.
         can_compile: Whether there is something to compile.
-        can_descend: Whether it takes the steps of plain SGD itself where ``Parameters.rate`` is set.
+        descends: Which parameters it can take the steps of plain SGD with itself: see ``Parameters.descending``.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Program(Protocol):
     is_channels_last: bool
     draws: bool
     can_compile: bool
-    can_descend: bool
+    descends: frozenset[str]
 
     def compile(self) -> None:
         """Have torch compile what it can; that takes effect, and a good while, at the next step."""
@@ -112,8 +112,8 @@ class Kernels:
             layer for layer in self._layers if isinstance(layer, pictures.MaxPool2x2 | FirstConvolution)
         ]
         self.can_compile = bool(self._compilable) and self.is_channels_last
-        trained = [layer for layer in self._layers if isinstance(layer, TRAINED)]
-        self.can_descend = all(type(layer) is layers.Linear for layer in trained)
+        linear = [layer for layer in self._layers if isinstance(layer, layers.Linear)]
+        self.descends = frozenset(name for layer in linear for name in layer.names)
         self._minus_one = torch.full((1, 1, 1), -1.0, device=device)
         self._minus_ones = self._minus_one
         self.name = "batched kernels"
@@ -143,10 +143,11 @@ class Kernels:
         if isinstance(batch.weights, Tensor):
             dy.mul_(batch.weights.unsqueeze(-1))
             parameters.scale = 1.0
-        elif parameters.rate is not None:
-            parameters.scale = batch.weights
+        elif len(parameters.descending) == len(self.layout.entries):
+            parameters.scale = batch.weights  # once a layer instead of once a number
         else:
             dy.mul_(batch.weights)
+            parameters.scale = 1.0
         for place in range(len(self._layers) - 1, self._first - 1, -1):
             assert dy is not None
             dy = self._layers[place].backward(dy, parameters, wanted=place > self._first)
