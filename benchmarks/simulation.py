@@ -30,7 +30,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks._table import Row, main
-from benchmarks._workloads import WORKLOADS, data, model
+from benchmarks._workloads import DATA, WORKLOADS, data, model, write_data
 
 ROOT = Path(__file__).parent.parent
 FOREIGN = ROOT / ".fedfleet" / "benchmarks" / "simulation"
@@ -79,42 +79,47 @@ def _run(command: list[str], **environment: str) -> None:
         raise SystemExit(f"{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
 
 
-def _engine(engine: str, python: Path, schedule: Path, result: Path) -> None:
+def _engine(engine: str, python: Path, schedule: Path, result: Path, **environment: str) -> None:
     script = ["-m", "benchmarks._engines", engine, str(schedule), str(result)]
     if engine == "pfl":
         count = str(len(os.sched_getaffinity(0)))
         script = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", count, *script]
-    _run([str(python), *script], PFL_PYTORCH_DEVICE="cpu")
+    _run([str(python), *script], PFL_PYTORCH_DEVICE="cpu", **environment)
 
 
 @functools.cache
 def seconds(name: str, quick: bool) -> dict[str, float]:
     """The median round of each engine that is there."""
     took: dict[str, list[float]] = {}
-    python = foreign(quick)
-    rounds = ROUNDS[name][quick]
-    bare = ["tight", "pool"] if name == "w3" or not quick else ["tight"]
-    for turn in range(1 if quick else 2):
-        with tempfile.TemporaryDirectory(prefix="fedfleet-bench-") as scratch:
-            directory = Path(scratch) / "run"
-            _run([sys.executable, "-m", "benchmarks._ours", name, str(rounds), str(directory)])
-            for engine in ["ours", *bare, *(["flower", "pfl"] if python else [])]:
-                result = directory / f"{engine}.pt"
-                if engine != "ours":
-                    where = python if python and engine in ("flower", "pfl") else Path(sys.executable)
-                    _engine(engine, where, directory / "schedule.json", result)
-                found: dict[str, Any] = torch.load(result, weights_only=False)
-                if engine == "ours":
-                    mine = found["model"]
-                    if turn == 0:
-                        print(f"{name}: {json.dumps(found['engine'])}", file=sys.stderr)
-                apart = float((found["model"] - mine).norm() / mine.norm())
-                if not apart < TOLERANCE:
-                    raise SystemExit(f"{name}: the model of {engine} is {apart:.2g} from ours")
-                took.setdefault(engine, []).extend(found["seconds"][min(2, rounds - 1) :])
+    with tempfile.TemporaryDirectory(prefix="fedfleet-bench-") as scratch:
+        write_data(name, Path(scratch))
+        for turn in range(1 if quick else 2):
+            for engine, rounds_s in _turn(name, quick, Path(scratch) / str(turn), is_first=turn == 0):
+                took.setdefault(engine, []).extend(rounds_s)
     medians = {engine: statistics.median(rounds_s) for engine, rounds_s in took.items()}
     print(f"{name}: " + ", ".join(f"{engine} {value:.4f} s" for engine, value in medians.items()), file=sys.stderr)
     return medians
+
+
+def _turn(name: str, quick: bool, directory: Path, *, is_first: bool) -> Iterator[tuple[str, list[float]]]:
+    """The seconds of each engine's rounds, one engine after the other; their models are compared."""
+    python, rounds = foreign(quick), ROUNDS[name][quick]
+    bare = ["tight", "pool"] if name == "w3" or not quick else ["tight"]
+    examples = {DATA: str(directory.parent)}
+    _run([sys.executable, "-m", "benchmarks._ours", name, str(rounds), str(directory)], **examples)
+    ours: dict[str, Any] = torch.load(directory / "ours.pt", weights_only=False)
+    if is_first:
+        print(f"{name}: {json.dumps(ours['engine'])}", file=sys.stderr)
+    for engine in ["ours", *bare, *(["flower", "pfl"] if python else [])]:
+        result = directory / f"{engine}.pt"
+        if engine != "ours":
+            where = python if python and engine in ("flower", "pfl") else Path(sys.executable)
+            _engine(engine, where, directory / "schedule.json", result, **examples)
+        found: dict[str, Any] = torch.load(result, weights_only=False)
+        apart = float((found["model"] - ours["model"]).norm() / ours["model"].norm())
+        if not apart < TOLERANCE:
+            raise SystemExit(f"{name}: the model of {engine} is {apart:.2g} from ours")
+        yield engine, found["seconds"][min(2, rounds - 1) :]
 
 
 @functools.cache

@@ -85,7 +85,7 @@ class Vectorised:
             is_channels_last=trained_by.is_channels_last,
             limit_bytes=EXAMPLES_BYTES if self._device.type == "cpu" else _gpu_bytes(self._device),
         )
-        self._parameters: Parameters | None = None
+        self._rooms: dict[int, Parameters] = {}
         self._gaps = Gaps()
         if self._device.type == "cpu":
             keep()
@@ -118,7 +118,7 @@ class Vectorised:
                     replies = _kept(self._alone.execute(some, model))
                 else:
                     self.width = max(1, self.width // 2)
-                    self._parameters = None
+                    self._rooms.clear()
                     log.warning("out of memory on the GPU: from now on %d sites side by side", self.width)
                     left = [job for group in (some, *waiting) for job in group]
                     waiting = deque(groups(left, self.width))
@@ -132,7 +132,7 @@ class Vectorised:
 
     def close(self) -> None:
         """Nothing was started; what was kept for the next time is forgotten."""
-        self._parameters = None
+        self._rooms.clear()
         self._shelf.clear()
 
     def _train(self, jobs: Sequence[Job], model: Model) -> list[Reply]:
@@ -200,10 +200,10 @@ class Vectorised:
         return replies
 
     def _room(self, number: int) -> Parameters:
-        """Vectors for so many copies; those of the last time if they fit."""
-        if self._parameters is None or self._parameters.count != number:
-            self._parameters = Parameters(self.program.layout, number, self._device)
-        return self._parameters
+        """Vectors for so many copies; those of an earlier time if there were as many: groups differ by one in size."""
+        found = self._rooms.pop(number, None) or Parameters(self.program.layout, number, self._device)
+        self._rooms = {**dict(list(self._rooms.items())[-1:]), number: found}
+        return found
 
     def _start(self, model: Model) -> Tensor:
         """The trained parameters of the global model, shape ``(P,)``."""
