@@ -236,13 +236,17 @@ class _Trial:
         return plan, seconds
 
     def _spread(self, plan: Plan, seconds: float, processors: int) -> Plan:
-        """The plan over as many processes as pay, in groups that occupy them alike."""
-        if self._config.workers is not None:
-            return dataclasses.replace(plan, workers=self._config.workers)
+        """The plan over as many processes as pay, in groups that occupy them alike.
+
+        The groups are the same ones with any number of processes, also one that was asked for: the last digits of
+        convolutions hang on them.
+        """
         spread = dataclasses.replace(plan, workers=processors, width=self._evenly(plan, processors))
-        pays = seconds * self._left > POOL_S and seconds * spread.width > UNIT_S
-        if processors == 1 or not pays or len(self._jobs) <= spread.width:
-            return plan
+        could_pay = seconds * self._left > POOL_S and seconds * spread.width > UNIT_S
+        if processors == 1 or not could_pay or len(self._jobs) <= spread.width:
+            return dataclasses.replace(plan, workers=self._config.workers or 1)
+        if self._config.workers is not None:
+            return dataclasses.replace(spread, workers=self._config.workers)
         number = max(processors * spread.width, min(len(self._jobs), int(SAMPLE_S / seconds)))
         pool = self._ways.executor(spread)
         try:
@@ -251,7 +255,7 @@ class _Trial:
         finally:
             pool.close()
         self._seconds[pool.name] = pooled_s
-        return spread if pooled_s < MARGIN * seconds else plan
+        return spread if pooled_s < MARGIN * seconds else dataclasses.replace(spread, workers=1)
 
     def _evenly(self, plan: Plan, processors: int) -> int:
         """The width, or one below it with which a cohort occupies all processes alike."""

@@ -140,7 +140,7 @@ class Vectorised:
         found = [self._examples(job) for job in jobs]
         first = next((it for it in found if it is not None), None)
         together = [
-            (job, it) for job, it in zip(jobs, found, strict=True) if it is not None and first and it.is_like(first)
+            (job, it) for job, it in zip(jobs, found, strict=True) if it is not None and first and it.kind == first.kind
         ]
         replies: dict[str, Reply] = {}
         if together and first:
@@ -178,7 +178,8 @@ class Vectorised:
         generators = [torch.Generator().manual_seed(seeds[i]) for i in lined_up.order] if self.program.draws else []
         means = Means(self._task, len(jobs), self._device)
         for batch, is_last_K in lined_up.batches():
-            batch.generators = generators[: len(batch.counts)]
+            if generators:
+                batch.generators = generators[: len(batch.counts)]
             outputs, losses_K = self.program.gradients(parameters, batch)
             if is_last_K is not None:
                 means.add(batch, outputs, losses_K, is_last_K)

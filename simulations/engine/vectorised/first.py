@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from simulations.engine.vectorised.parameters import Parameters
-from simulations.engine.vectorised.pictures import Conv2d, MaxPool2x2, of_any_number
+from simulations.engine.vectorised.pictures import Conv2d, MaxPool2x2, maxima, of_any_number
 
 MOST_TERMS = 9
 """Products that a number of the output is the sum of, at most: 3 × 3 pixels of one channel. All stand in the code; with
@@ -67,8 +67,8 @@ class FirstConvolution:
     def backward(self, dy: Tensor, parameters: Parameters, *, wanted: bool) -> Tensor | None:
         """As ``Layer`` says; what came in has no gradient."""
         if not self._compiled:
-            convolution, maxima = self._apart
-            through = maxima.backward(dy, parameters, wanted=True)
+            convolution, pool = self._apart
+            through = pool.backward(dy, parameters, wanted=True)
             assert through is not None
             return convolution.backward(through, parameters, wanted=wanted)
         assert not wanted
@@ -88,7 +88,7 @@ def fits(module: nn.Conv2d) -> bool:
 
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor, *, is_rectified: bool) -> tuple[Tensor, Tensor]:
-    """Maxima of a convolution, and which of its four numbers each is, as ``pictures`` has it.
+    """Maxima of a convolution, and which of its four numbers each is: see ``pictures.maxima``.
 
     Args:
         x: Padded pictures, ``(B, H, W, K, in)``.
@@ -103,11 +103,7 @@ def _forward(x: Tensor, weight: Tensor, bias: Tensor, *, is_rectified: bool) -> 
         for term in terms:
             total = total + _seen(x, quarter, term, weight.shape[1:3]) * weight[term]
         sums.append(total)
-    a, b, c, d = sums
-    above, below = torch.maximum(a, b), torch.maximum(c, d)
-    y = torch.maximum(above, below)
-    code = torch.where(below > above, torch.where(d > c, 3.0, 2.0), torch.where(b > a, 1.0, 0.0))
-    return (torch.relu(y), torch.where(y > 0, code, 4.0)) if is_rectified else (y, code)
+    return maxima(*sums, is_rectified=is_rectified)
 
 
 def _backward(x: Tensor, dy: Tensor, code: Tensor, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:

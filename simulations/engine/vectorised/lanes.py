@@ -38,20 +38,21 @@ class Examples:
     Attributes:
         inputs: ``(N, …)``; of pictures, the channels may be last in memory.
         targets: ``(N, …)``.
+        kind: Shapes and types of one of them: sites side by side have the same.
     """
 
     inputs: Tensor
     targets: Tensor
+    kind: tuple[object, ...] = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        kind = tuple((it.shape[1:], it.dtype) for it in (self.inputs, self.targets))
+        object.__setattr__(self, "kind", kind)
 
     @property
     def size_bytes(self) -> int:
         """Memory that they take."""
         return self.inputs.nbytes + self.targets.nbytes
-
-    def is_like(self, other: Examples) -> bool:
-        """Whether two sites' examples are of one kind."""
-        mine, theirs = (self.inputs, self.targets), (other.inputs, other.targets)
-        return all(a.shape[1:] == b.shape[1:] and a.dtype == b.dtype for a, b in zip(mine, theirs, strict=True))
 
 
 class Shelf:

@@ -122,11 +122,15 @@ class MaxPool2x2:
 
 
 def _pooled(x: Tensor, *, is_rectified: bool) -> tuple[Tensor, Tensor]:
-    """The maxima of pictures ``(N, H, W, C)``, and which of the four each is, as 0 to 3; 4 where a ReLU cuts it off.
+    """The maxima of pictures ``(N, H, W, C)``."""
+    return maxima(x[:, ::2, ::2], x[:, ::2, 1::2], x[:, 1::2, ::2], x[:, 1::2, 1::2], is_rectified=is_rectified)
 
-    Numbers of pixels are float32 like everything else: mixed widths would keep the compiler from vectorising.
+
+def maxima(a: Tensor, b: Tensor, c: Tensor, d: Tensor, *, is_rectified: bool) -> tuple[Tensor, Tensor]:
+    """The largest of four numbers, and which of them it is, as 0 to 3; 4 where a ReLU cuts it off.
+
+    Places are float32 like everything else: mixed widths would keep the compiler from vectorising.
     """
-    a, b, c, d = x[:, ::2, ::2], x[:, ::2, 1::2], x[:, 1::2, ::2], x[:, 1::2, 1::2]
     above, below = torch.maximum(a, b), torch.maximum(c, d)
     y = torch.maximum(above, below)
     code = torch.where(below > above, torch.where(d > c, 3.0, 2.0), torch.where(b > a, 1.0, 0.0))

@@ -172,10 +172,13 @@ def test_a_cohort_is_divided_evenly_among_the_processes_that_are_tried(monkeypat
 
     monkeypatch.setattr(Ways, "processors", lambda ways: 2)
     task = MadeUp(make=convolved, shape=(1, 14, 14), sizes=(20,) * 11)
-    config = EngineConfig(mode="vectorised", compile=False)
-    _, choice = chosen(config, task, training=TrainingConfig(epochs=2, batch_size=10, device="cpu"))
+    config, training = EngineConfig(mode="vectorised", compile=False), TrainingConfig(batch_size=10, device="cpu")
+    _, choice = chosen(config, task, training=training)
     assert "vectorised, 8 sites at once (batched kernels)" in choice.seconds
     assert "2 workers (vectorised, 6 sites at once (batched kernels))" in choice.seconds  # 6 and 5, not 8 and 3
+    for workers in (1, 2, 3):
+        _, asked = chosen(dataclasses.replace(config, workers=workers), task, training=training)
+        assert asked.plan == dataclasses.replace(choice.plan, workers=workers)
 
 
 @pytest.mark.slow
