@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,12 @@ DATA = "FEDFLEET_BENCHMARK_DATA"
 
 def write_data(name: str, directory: Path) -> None:
     """The examples of all sites as a file."""
-    inputs, targets = zip(*(made(name, site) for site in range(WORKLOADS[name].sites)), strict=True)
-    torch.save((torch.stack(inputs), torch.stack(targets)), directory / f"{name}.pt")
+    work = WORKLOADS[name]
+    inputs = torch.empty(work.sites, work.examples, *work.shape)
+    targets = torch.empty(work.sites, work.examples, dtype=torch.int64)
+    for site in range(work.sites):
+        inputs[site], targets[site] = made(name, site)
+    torch.save((inputs, targets), directory / f"{name}.pt")
 
 
 @functools.lru_cache(maxsize=1)
@@ -90,7 +95,6 @@ def data(name: str, site: int) -> tuple[Tensor, Tensor]:
     return inputs[site], targets[site]
 
 
-@functools.lru_cache(maxsize=2000)
 def made(name: str, site: int) -> tuple[Tensor, Tensor]:
     """A site's examples: noise around one of ten patterns."""
     work = WORKLOADS[name]
@@ -147,3 +151,7 @@ class Schedule:
         net = model(self.name)
         net.load_state_dict(torch.load(self.start))
         return net
+
+
+if __name__ == "__main__":
+    write_data(sys.argv[1], Path(sys.argv[2]))

@@ -30,7 +30,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks._table import Row, main
-from benchmarks._workloads import DATA, WORKLOADS, data, model, write_data
+from benchmarks._workloads import DATA, WORKLOADS, data, model
 
 ROOT = Path(__file__).parent.parent
 FOREIGN = ROOT / ".fedfleet" / "benchmarks" / "simulation"
@@ -92,7 +92,7 @@ def seconds(name: str, quick: bool) -> dict[str, float]:
     """The median round of each engine that is there."""
     took: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory(prefix="fedfleet-bench-") as scratch:
-        write_data(name, Path(scratch))
+        _run([sys.executable, "-m", "benchmarks._workloads", name, scratch])
         for turn in range(1 if quick else 2):
             for engine, rounds_s in _turn(name, quick, Path(scratch) / str(turn), is_first=turn == 0):
                 took.setdefault(engine, []).extend(rounds_s)
@@ -251,14 +251,16 @@ def start(quick: bool) -> Iterator[Row]:
 
 
 PEAK = """
-import json, logging, resource, sys, tempfile
+import json, logging, re, resource, sys, tempfile
 from pathlib import Path
 from simulations import Scenario, simulate
 
 scenario = Scenario.from_dict(json.loads(sys.argv[1]))
 with tempfile.TemporaryDirectory() as scratch:
     simulate(scenario, Path(scratch) / "run", search_path=Path.cwd())
-print(max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+# Not what getrusage says of this process: that begins with the memory of the one that started it.
+mine = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+print(max(mine, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
 """
 
 
