@@ -23,6 +23,7 @@ from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 from flwr.serverapp.strategy.fedtrimmedavg import trim_mean
 from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 
+from benchmarks._memory import resident_bytes
 from benchmarks._table import Row
 from fl.arrays import F32, ArrayFile, Layout, write_arrays
 from fl.strategies import Update, create, fold
@@ -91,10 +92,10 @@ def _peak_bytes(name: str, size: int, paths: list[Path], num_sites: int) -> int:
     """Peak of the resident memory during a fold over what it was just before, in a process of its own."""
     model_P = np.ones(size, np.float32)
     with _updates(paths, num_sites) as updates:
-        idle_bytes = _resident_bytes("VmRSS")
+        idle_bytes = resident_bytes("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
         _fold(name, model_P, updates)
-        return _resident_bytes("VmHWM") - idle_bytes
+        return resident_bytes("VmHWM") - idle_bytes
 
 
 @contextlib.contextmanager
@@ -156,8 +157,3 @@ def _seconds(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
-
-
-def _resident_bytes(key: str) -> int:
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(status.split(f"{key}:")[1].split()[0])

@@ -5,8 +5,8 @@ python -m benchmarks.simulation [--quick] [--json] [NAME …]
 Every engine has the same data, model, initial parameters, sites and batch order, and a row counts only if its final
 model is theirs. Each engine is a process of its own, they take turns, and the median round of each counts: Flower's
 take 0.1 s or 0.2, as its polling falls, and the fastest of an engine may be one in hundreds. Flower and pfl-research
-are installed into ``.fedfleet/benchmarks/simulation`` from the package index at the first
-run; ``--quick`` measures them if they are there already.
+are installed into ``.fedfleet/benchmarks/simulation`` from the package index at the first run; ``--quick`` measures
+them if they are there already.
 """
 
 from __future__ import annotations
@@ -251,16 +251,15 @@ def start(quick: bool) -> Iterator[Row]:
 
 
 PEAK = """
-import json, logging, re, resource, sys, tempfile
+import json, logging, resource, sys, tempfile
 from pathlib import Path
+from benchmarks._memory import resident_bytes
 from simulations import Scenario, simulate
 
 scenario = Scenario.from_dict(json.loads(sys.argv[1]))
 with tempfile.TemporaryDirectory() as scratch:
     simulate(scenario, Path(scratch) / "run", search_path=Path.cwd())
-# Not what getrusage says of this process: that begins with the memory of the one that started it.
-mine = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
-print(max(mine, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
+print(max(resident_bytes("VmHWM") // 1024, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
 """
 
 

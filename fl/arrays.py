@@ -302,11 +302,10 @@ def write_arrays(
         return writer.finish()
 
 
-def vector_of(arrays: Arrays) -> F32:
-    """All arrays one after the other in one new vector, float32."""
-    if isinstance(arrays, VectorArrays):
-        return arrays.vector_P.copy()
-    vector_P: F32 = np.concatenate(list(flat_blocks(arrays)))
+def vector_of(arrays: Arrays, out: F32 | None = None) -> F32:
+    """All arrays one after the other in one vector, float32: a new one, or ``out``."""
+    blocks = [arrays.vector_P] if isinstance(arrays, VectorArrays) else list(flat_blocks(arrays))
+    vector_P: F32 = np.concatenate(blocks, out=out)
     return vector_P
 
 

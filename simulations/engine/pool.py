@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from fl.arrays import F32, Layout, VectorArrays, flat_blocks
+from fl.arrays import F32, Layout, VectorArrays, vector_of
 from fl.rounds.port import Failure, Reply
 from simulations.engine.work import BLOCK, Executor, Job, Model, groups
 
@@ -293,7 +293,7 @@ def _work(
                     while not free:
                         listen()
                     room = free.popleft()
-                    np.concatenate(list(flat_blocks(reply.arrays)), out=_vector(rooms[room], layout))
+                    vector_of(reply.arrays, out=_vector(rooms[room], layout))
                 made.append((dataclasses.replace(reply, arrays=None), room))
             pipe.send(("replies", made))
 

@@ -202,9 +202,11 @@ class Vectorised:
 
     def _room(self, number: int) -> Parameters:
         """Vectors for so many copies; those of an earlier time if there were as many: groups differ by one in size."""
-        found = self._rooms.pop(number, None) or Parameters(self.program.layout, number, self._device)
-        self._rooms = {**dict(list(self._rooms.items())[-1:]), number: found}
-        return found
+        if number not in self._rooms:
+            if len(self._rooms) == 2:
+                del self._rooms[next(iter(self._rooms))]
+            self._rooms[number] = Parameters(self.program.layout, number, self._device)
+        return self._rooms[number]
 
     def _start(self, model: Model) -> Tensor:
         """The trained parameters of the global model, shape ``(P,)``."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from simulations.engine.vectorised.parameters import Parameters
-from simulations.engine.vectorised.pictures import Conv2d, MaxPool2x2, maxima, of_any_number
+from simulations.engine.vectorised.pictures import Conv2d, MaxPool2x2, maxima, of_any_number, pixels_last
 
 MOST_TERMS = 9
 """Products that a number of the output is the sum of, at most: 3 × 3 pixels of one channel. All stand in the code; with
@@ -55,7 +55,7 @@ class FirstConvolution:
             return x
         number = x.size(0)
         around = (0, 0, 0, 0, self._across, self._across, self._down, self._down)
-        self._x = of_any_number(pad(x.permute(1, 3, 4, 0, 2), around))
+        self._x = of_any_number(pad(pixels_last(x), around))
         weight = parameters.value(self._weight, number).permute(2, 3, 4, 0, 1).contiguous()
         bias = parameters.value(self._bias, number) if self._bias else weight.new_zeros(weight.shape[3:])
         torch._dynamo.maybe_mark_dynamic(weight, 3)
@@ -73,7 +73,7 @@ class FirstConvolution:
             return convolution.backward(through, parameters, wanted=wanted)
         assert not wanted
         gradient = parameters.gradient(self._weight, dy.size(0))
-        dy = of_any_number(dy.permute(1, 3, 4, 0, 2).contiguous())
+        dy = of_any_number(pixels_last(dy).contiguous())
         dw, db = self._compiled[1](self._x, dy, of_any_number(self._code), tuple(gradient.shape[2:]))
         gradient.copy_(dw.view_as(gradient))
         if self._bias:

@@ -80,7 +80,7 @@ class MaxPool2x2:
         """``(K, B, C, H, W)`` to half of H and W."""
         self._x = x
         self._height, self._width = x.shape[-2] // 2 * 2, x.shape[-1] // 2 * 2
-        pixels = _pixels(x)
+        pixels = pixels_last(x)
         if self._compiled and self._is_even() and pixels.is_contiguous():
             y, self._code = self._compiled[0](of_any_number(pixels.flatten(3)), is_rectified=self._is_rectified)
             return _copies(y, x.size(0))
@@ -97,7 +97,7 @@ class MaxPool2x2:
     def backward(self, dy: Tensor, parameters: Parameters, *, wanted: bool) -> Tensor | None:
         """As ``Layer`` says."""
         if self._code is not None and self._compiled:
-            dx = self._compiled[1](of_any_number(_pixels(dy).contiguous().flatten(3)), of_any_number(self._code))
+            dx = self._compiled[1](of_any_number(pixels_last(dy).contiguous().flatten(3)), of_any_number(self._code))
             return _copies(dx, dy.size(0))
         if self._is_rectified:
             dy = torch.ops.aten.threshold_backward(dy, self._y, 0)
@@ -179,7 +179,7 @@ def channels_last(x: Tensor) -> Tensor:
 def _side_by_side(x: Tensor) -> Tensor:
     """``(K, B, C, H, W)`` to ``(B, K * C, H, W)``: a view if the memory's order is the right one, else a copy."""
     if x.device.type == "cpu":
-        return _pixels(x).contiguous().flatten(3).movedim(-1, 1)
+        return pixels_last(x).contiguous().flatten(3).movedim(-1, 1)
     return x.transpose(0, 1).flatten(1, 2)
 
 
@@ -188,7 +188,7 @@ def _apart(x: Tensor, number: int) -> Tensor:
     return unflattened(x, 1, (number, -1)).transpose(0, 1)
 
 
-def _pixels(x: Tensor) -> Tensor:
+def pixels_last(x: Tensor) -> Tensor:
     """``(K, B, C, H, W)`` to ``(B, H, W, K, C)``."""
     return x.permute(1, 3, 4, 0, 2)
 

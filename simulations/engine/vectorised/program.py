@@ -140,14 +140,13 @@ class Kernels:
         if self._minus_ones.shape != targets.shape:
             self._minus_ones = self._minus_one.expand(targets.shape)
         dy.scatter_add_(-1, targets, self._minus_ones)
+        parameters.scale = 1.0
         if isinstance(batch.weights, Tensor):
             dy.mul_(batch.weights.unsqueeze(-1))
-            parameters.scale = 1.0
         elif len(parameters.descending) == len(self.layout.entries):
             parameters.scale = batch.weights  # once a layer instead of once a number
         else:
             dy.mul_(batch.weights)
-            parameters.scale = 1.0
         for place in range(len(self._layers) - 1, self._first - 1, -1):
             assert dy is not None
             dy = self._layers[place].backward(dy, parameters, wanted=place > self._first)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fl.arrays import ArrayFile, Arrays, flat_blocks
+from fl.arrays import ArrayFile, Arrays, vector_of
 from fl.errors import FLError
 from fl.flower.folding import folding_for
 from fl.rounds.config import RunConfig
@@ -113,9 +113,7 @@ class SecureSimulator(SiteSimulator):
         update = site.update(name, request, arrays)
         loss = float(np.mean([np.square(array).mean() for array in arrays.values()]))
         metrics = {"loss": loss} | ({EVALUATION + "loss": 2 * loss} if request.options.get("evaluate") else {})
-        return LocalUpdate(
-            vector_P=np.concatenate(list(flat_blocks(update))), num_examples=site.num_examples, metrics=metrics
-        )
+        return LocalUpdate(vector_P=vector_of(update), num_examples=site.num_examples, metrics=metrics)
 
     @staticmethod
     def _is_at(stages: set[tuple[int, int, str]], request: Request) -> bool:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from fl.arrays import F32, Layout, flat_blocks
+from fl.arrays import F32, Layout, vector_of
 from fl.rounds.port import Reply, Request
 from fl.rounds.site import Worker
 from fl.tasks import Site, Task, TrainingConfig
@@ -62,7 +62,7 @@ def jobs_of(task: MadeUp, **options: float) -> list[Job]:
 
 def start_of(task: Task) -> Model:
     arrays = initial_arrays(task, 3)
-    return Model(Layout.of(arrays), np.concatenate(list(flat_blocks(arrays))))
+    return Model(Layout.of(arrays), vector_of(arrays))
 
 
 def kept(replies: Any) -> list[Reply]:
@@ -76,7 +76,7 @@ def kept(replies: Any) -> list[Reply]:
 def vector(reply: Reply) -> F32:
     assert reply.failure is None, reply.failure
     assert reply.arrays is not None
-    return np.concatenate(list(flat_blocks(reply.arrays)))
+    return vector_of(reply.arrays)
 
 
 def side_by_side(task: Task, training: TrainingConfig, *, width: int = 8, of: Program | None = None) -> Vectorised:
