@@ -17,15 +17,19 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 class Gaps:
-    """The gaps that updates leave in the memory of this process: the C library would keep them."""
+    """The gaps that updates leave in the memory of this process: the C library would keep them.
 
-    def __init__(self) -> None:
-        self._left_bytes = 0
+    Args:
+        most_bytes: So many may be left before they are given back.
+    """
+
+    def __init__(self, most_bytes: int = TRIM_BYTES) -> None:
+        self._most_bytes, self._left_bytes = most_bytes, 0
 
     def left(self, size_bytes: int) -> None:
         """So many bytes are no longer used; now and then all such gaps are given back."""
         self._left_bytes += size_bytes
-        if self._left_bytes >= TRIM_BYTES:
+        if self._left_bytes >= self._most_bytes:
             self._left_bytes = 0
             give_back()
 

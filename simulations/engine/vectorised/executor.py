@@ -44,6 +44,10 @@ GPU_SHARE = 0.25
 EXAMPLES_BYTES = 256 << 20
 """What kept examples may take on a CPU."""
 
+TRIM_BYTES = 128 << 20
+"""After so many bytes of updates, what is free is given back. They leave no gaps, as they are made where those before
+them were; but what else comes and goes does."""
+
 TOLERANCE = 1e-4
 """How far an update may be from the sequential one, as a share of its length (L2): only the order of sums differs."""
 
@@ -86,7 +90,7 @@ class Vectorised:
             limit_bytes=EXAMPLES_BYTES if self._device.type == "cpu" else _gpu_bytes(self._device),
         )
         self._rooms: dict[int, Parameters] = {}
-        self._gaps = Gaps()
+        self._gaps = Gaps(TRIM_BYTES)
         if self._device.type == "cpu":
             keep()
         self.problem: str | None = None

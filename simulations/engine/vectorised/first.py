@@ -39,6 +39,7 @@ class FirstConvolution:
     def __init__(self, module: nn.Conv2d, prefix: str, *, is_rectified: bool) -> None:
         self._apart = Conv2d(module, prefix), MaxPool2x2(is_rectified=is_rectified)
         self._weight, self._bias = prefix + "weight", prefix + "bias" if module.bias is not None else None
+        self.names, self._shape = self._apart[0].names, tuple(module.weight.shape[1:])
         self._down, self._across = (int(side) for side in module.padding)
         self._is_rectified = is_rectified
         self._compiled: tuple[Callable[..., Any], Callable[..., Any]] | None = None
@@ -72,12 +73,12 @@ class FirstConvolution:
             assert through is not None
             return convolution.backward(through, parameters, wanted=wanted)
         assert not wanted
-        gradient = parameters.gradient(self._weight, dy.size(0))
+        number = dy.size(0)
         dy = of_any_number(pixels_last(dy).contiguous())
-        dw, db = self._compiled[1](self._x, dy, of_any_number(self._code), tuple(gradient.shape[2:]))
-        gradient.copy_(dw.view_as(gradient))
+        dw, db = self._compiled[1](self._x, dy, of_any_number(self._code), self._shape)
+        parameters.take(self._weight, dw, number)
         if self._bias:
-            parameters.gradient(self._bias, dy.size(3)).copy_(db)
+            parameters.take(self._bias, db, number)
         return None
 
 

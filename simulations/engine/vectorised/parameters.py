@@ -52,6 +52,7 @@ class Parameters:
         self.layout, self.count = layout, count
         self.values_Q = torch.empty(layout.size * count, device=device)
         self.gradients_Q = torch.zeros(layout.size * count, device=device)
+        self._moved_KP = torch.empty(count, layout.size, device=device)
         self.descending: frozenset[str] = frozenset()
         self.rate = self.scale = 1.0
         self._values = self._views(self.values_Q)
@@ -91,6 +92,15 @@ class Parameters:
             )
         return found
 
+    def take(self, name: str, gradient: Tensor, number: int) -> None:
+        """A gradient of the first ``number`` copies, whatever its shape: descended, or kept for the optimiser."""
+        if name in self.descending:
+            value = self.value(name, number)
+            value.add_(gradient.view_as(value), alpha=-self.rate * self.scale)
+        else:
+            kept = self.gradient(name, number)
+            kept.copy_(gradient.view_as(kept))
+
     def prefix(self, vector_Q: Tensor, number: int) -> list[Tensor]:
         """The parts of a vector that belong to the first copies and do not descend; one part if those are all."""
         if number == self.count and not self.descending:
@@ -98,9 +108,9 @@ class Parameters:
         return [view[:number] for name, view in self._views(vector_Q).items() if name not in self.descending]
 
     def minus(self, vector_P: Tensor) -> F32:
-        """How far each copy is from a vector, shape ``(count, P)``."""
+        """How far each copy is from a vector, shape ``(count, P)``; on a CPU valid until the next time."""
         parts = [view.flatten(1) for view in self._values.values()]
-        moved: F32 = torch.cat(parts, 1).sub_(vector_P).cpu().numpy()
+        moved: F32 = torch.cat(parts, 1, out=self._moved_KP).sub_(vector_P).cpu().numpy()
         return moved
 
     def _views(self, vector_Q: Tensor) -> dict[str, Tensor]:

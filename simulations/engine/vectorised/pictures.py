@@ -20,6 +20,7 @@ class Conv2d:
 
     def __init__(self, module: nn.Conv2d, prefix: str) -> None:
         self._weight, self._bias = prefix + "weight", prefix + "bias" if module.bias is not None else None
+        self.names = [prefix + name for name, _ in module.named_parameters()]
         self._groups = module.groups
         self._how: tuple[list[int], list[int], list[int]] = (
             list(module.stride),
@@ -38,7 +39,7 @@ class Conv2d:
     def backward(self, dy: Tensor, parameters: Parameters, *, wanted: bool) -> Tensor | None:
         """As ``Layer`` says."""
         number = dy.size(0)
-        weight, d_weight = parameters.value(self._weight, number), parameters.gradient(self._weight, number)
+        weight = parameters.value(self._weight, number)
         dx, dw, db = torch.ops.aten.convolution_backward(
             _side_by_side(dy),
             self._x,
@@ -50,10 +51,9 @@ class Conv2d:
             number * self._groups,
             [wanted, True, self._bias is not None],
         )
-        d_weight.copy_(dw.view_as(d_weight))
+        parameters.take(self._weight, dw, number)
         if self._bias:
-            d_bias = parameters.gradient(self._bias, number)
-            d_bias.copy_(db.view_as(d_bias))
+            parameters.take(self._bias, db, number)
         return _apart(dx, number) if wanted else None
 
 

@@ -112,8 +112,8 @@ class Kernels:
             layer for layer in self._layers if isinstance(layer, pictures.MaxPool2x2 | FirstConvolution)
         ]
         self.can_compile = bool(self._compilable) and self.is_channels_last
-        linear = [layer for layer in self._layers if isinstance(layer, layers.Linear)]
-        self.descends = frozenset(name for layer in linear for name in layer.names)
+        descending = [layer for layer in self._layers if isinstance(layer, DESCENDING)]
+        self.descends = frozenset(name for layer in descending for name in layer.names)
         self._minus_one = torch.full((1, 1, 1), -1.0, device=device)
         self._minus_ones = self._minus_one
         self.name = "batched kernels"
@@ -290,6 +290,9 @@ def _layer_of(module: nn.Module, prefix: str) -> layers.Layer:
 
 TRAINED = (*layers.TRAINED, FirstConvolution)
 """Layers that may have parameters."""
+
+DESCENDING = (layers.Linear, pictures.Conv2d, FirstConvolution)
+"""Those that move theirs themselves."""
 
 
 def _is_pool(following: Sequence[nn.Module]) -> bool:

@@ -171,7 +171,7 @@ def test_a_cohort_is_divided_evenly_among_the_processes_that_are_tried(monkeypat
         return nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 196, 3))
 
     monkeypatch.setattr(Ways, "processors", lambda ways: 2)
-    task = MadeUp(make=convolved, shape=(1, 14, 14), sizes=(20,) * 11)
+    task = MadeUp(make=convolved, shape=(1, 14, 14), sizes=(100,) * 11)
     config, training = EngineConfig(mode="vectorised", compile=False), TrainingConfig(batch_size=10, device="cpu")
     _, choice = chosen(config, task, training=training)
     assert "vectorised, 8 sites at once (batched kernels)" in choice.seconds
