@@ -21,7 +21,7 @@ from fl.errors import ConfigError, JournalError, TaskError
 from fl.files import write_atomic
 from simulations.engine.config import EngineConfig
 from simulations.engine.ways import Plan, Ways
-from simulations.engine.work import Executor, Job, Model
+from simulations.engine.work import Executor, Job, Model, even_width
 
 log = logging.getLogger(__name__)
 
@@ -258,13 +258,12 @@ class _Trial:
         return spread if pooled_s < MARGIN * seconds else dataclasses.replace(spread, workers=1)
 
     def _evenly(self, plan: Plan, processors: int) -> int:
-        """The width, or one below it with which a cohort occupies all processes alike."""
+        """The width, or one below it with which the busiest process has less to do in a round."""
         if self._config.width is not None:
             return plan.width
         if plan.is_compiled and not self._ways.vectorised(plan.width, True).program.name.startswith("batched kernels"):
             return plan.width  # another would be compiled again
-        rounds = -(-len(self._jobs) // (plan.width * processors))
-        return -(-len(self._jobs) // (rounds * processors))
+        return even_width(len(self._jobs), plan.width, processors)
 
     def _measure(self, executor: Executor, jobs: Sequence[Job]) -> float:
         """Seconds of a site."""

@@ -65,6 +65,23 @@ def groups(jobs: Sequence[Job], width: int) -> list[Sequence[Job]]:
     return found
 
 
+GROUP_SITES = 0.5
+"""What a group takes beside its sites, in sites."""
+
+
+def even_width(sites: int, widest: int, processes: int) -> int:
+    """How many sites to a group, at most ``widest``, so that the busiest process has the least to do.
+
+    Of 50 sites two processes get five groups of 5 each: with groups of 6 and 7, one process would get two sites more.
+    """
+
+    def busiest(number: int) -> float:
+        return -(-number // processes) * (-(-sites // number) + GROUP_SITES)
+
+    fewest = -(-sites // widest)
+    return -(-sites // min(range(fewest, sites + 1), key=busiest))
+
+
 class Executor(Protocol):
     """Does the jobs of simulated sites.
 

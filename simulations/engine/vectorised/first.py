@@ -79,6 +79,7 @@ class FirstConvolution:
         number = dy.size(0)
         dy = of_any_number(pixels_last(dy).contiguous())
         dw, db = self._compiled[1](self._x, dy, of_any_number(self._code), self._shape)
+        del self._x, self._code
         parameters.take(self._weight, dw, number)
         if self._bias:
             parameters.take(self._bias, db, number)

@@ -1,7 +1,8 @@
 """Batched kernels: a layer of several copies of a model at once, forward and backward, without autograd.
 
 Activations have the shape ``(K, B, …)``: copies, examples, then what the layer works on. A layer keeps of its forward
-pass what its backward pass needs. Gradients of parameters are written to where ``Parameters`` has room for them.
+pass what its backward pass needs, and no longer: the next step finds that memory free, and still in the caches.
+Gradients of parameters are written to where ``Parameters`` has room for them.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ class Linear:
             torch.bmm(dy.mT, self._x, out=its.gradient)
             if its.bias_gradient is not None:
                 torch.sum(dy, 1, out=its.bias_gradient)
+        del self._x
         return dx.view(self._shape) if dx is not None and self._shape else dx
 
 
@@ -97,7 +99,9 @@ class ReLU:
 
     def backward(self, dy: Tensor, parameters: Parameters, *, wanted: bool) -> Tensor | None:
         """As ``Layer`` says."""
-        return torch.ops.aten.threshold_backward(dy, self._y, 0)  # type: ignore[no-any-return]
+        dx: Tensor = torch.ops.aten.threshold_backward(dy, self._y, 0)
+        del self._y
+        return dx
 
 
 class Stateless:
@@ -120,6 +124,7 @@ class Stateless:
         if not wanted:
             return None
         (dx,) = torch.autograd.grad(self._y, self._x, dy.flatten(0, 1))
+        del self._x, self._y
         return unflattened(dx, 0, dy.shape[:2])
 
     def _apply(self, x: Tensor) -> Tensor:

@@ -51,6 +51,7 @@ class Conv2d:
             number * self._groups,
             [wanted, True, self._bias is not None],
         )
+        del self._x
         parameters.take(self._weight, dw, number)
         if self._bias:
             parameters.take(self._bias, db, number)
@@ -78,13 +79,12 @@ class MaxPool2x2:
 
     def forward(self, x: Tensor, parameters: Parameters) -> Tensor:
         """``(K, B, C, H, W)`` to half of H and W."""
-        self._x = x
         self._height, self._width = x.shape[-2] // 2 * 2, x.shape[-1] // 2 * 2
         pixels = pixels_last(x)
-        if self._compiled and self._is_even() and pixels.is_contiguous():
+        if self._compiled and self._is_even(x) and pixels.is_contiguous():
             y, self._code = self._compiled[0](of_any_number(pixels.flatten(3)), is_rectified=self._is_rectified)
             return _copies(y, x.size(0))
-        self._code = None
+        self._x, self._code = x, None
         a, b, c, d = self._quarters(x)
         self._right_above, self._right_below = b > a, d > c
         above, below = torch.maximum(a, b), torch.maximum(c, d)
@@ -98,11 +98,12 @@ class MaxPool2x2:
         """As ``Layer`` says."""
         if self._code is not None and self._compiled:
             dx = self._compiled[1](of_any_number(pixels_last(dy).contiguous().flatten(3)), of_any_number(self._code))
+            self._code = None
             return _copies(dx, dy.size(0))
         if self._is_rectified:
             dy = torch.ops.aten.threshold_backward(dy, self._y, 0)
         dx = torch.empty_like(self._x)
-        if not self._is_even():
+        if not self._is_even(dx):
             dx.zero_()
         below = dy * self._is_below
         above = dy - below
@@ -111,10 +112,11 @@ class MaxPool2x2:
         torch.sub(above, b, out=a)
         torch.mul(below, self._right_below, out=d)
         torch.sub(below, d, out=c)
+        del self._x, self._y, self._is_below, self._right_above, self._right_below
         return dx
 
-    def _is_even(self) -> bool:
-        return (self._height, self._width) == tuple(self._x.shape[-2:])
+    def _is_even(self, x: Tensor) -> bool:
+        return (self._height, self._width) == tuple(x.shape[-2:])
 
     def _quarters(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         h, w = self._height, self._width
