@@ -22,7 +22,7 @@ MOST_TERMS = 9
 """Products that a number of the output is the sum of, at most: 3 × 3 pixels of one channel. All stand in the code; with
 three channels one pass already takes as long as a convolution and maxima apart."""
 
-INLINE = {"realize_reads_threshold": 1_000, "realize_opcount_threshold": 10_000}
+INLINE: dict[str, Any] = {"realize_reads_threshold": 1_000, "realize_opcount_threshold": 10_000}
 """The four sums are to stay in registers, however many terms they have and however often they are read."""
 
 QUARTERS = [(0, 0), (0, 1), (1, 0), (1, 1)]
