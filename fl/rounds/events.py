@@ -93,7 +93,7 @@ class RoundOpened(Event):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateLanded(Event):
-    """One site's update is on disk."""
+    """One site's update is on disk; or in memory, and then without a digest."""
 
     round: int
     attempt: int

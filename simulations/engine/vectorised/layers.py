@@ -86,6 +86,7 @@ class Embedding:
         """As ``Layer`` says; numbers have no gradient."""
         table = parameters.gradient(self._weight, len(dy)).zero_().flatten(0, 1)
         table.index_add_(0, self._at, dy.flatten(0, -2))
+        del self._at
         return None
 
 
@@ -121,10 +122,11 @@ class Stateless:
 
     def backward(self, dy: Tensor, parameters: Parameters, *, wanted: bool) -> Tensor | None:
         """As ``Layer`` says."""
+        x, y = self._x, self._y
+        del self._x, self._y
         if not wanted:
             return None
-        (dx,) = torch.autograd.grad(self._y, self._x, dy.flatten(0, 1))
-        del self._x, self._y
+        (dx,) = torch.autograd.grad(y, x, dy.flatten(0, 1))
         return unflattened(dx, 0, dy.shape[:2])
 
     def _apply(self, x: Tensor) -> Tensor:
@@ -159,6 +161,7 @@ class Norm(Stateless):
             gradient = parameters.gradient(self._weight, number)
             gradient.copy_(self._gathered(dy * self._normal, gradient))
             dy = dy * self._spread(parameters.value(self._weight, number), dy)
+        del self._normal
         return super().backward(dy, parameters, wanted=wanted)
 
     def _apply(self, x: Tensor) -> Tensor:
@@ -200,7 +203,9 @@ class Dropout:
 
     def backward(self, dy: Tensor, parameters: Parameters, *, wanted: bool) -> Tensor | None:
         """As ``Layer`` says."""
-        return dy * self._scale
+        dx = dy * self._scale
+        del self._scale
+        return dx
 
 
 TRAINED = (Linear, Conv2d, Embedding, Norm)

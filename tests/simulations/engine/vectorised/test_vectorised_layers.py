@@ -144,6 +144,17 @@ def test_a_layer_trains_side_by_side_as_alone(name: str) -> None:
     compare(MadeUp(**KERNELS[name]), program="batched kernels")
 
 
+@pytest.mark.parametrize("name", KERNELS)
+def test_a_layer_keeps_nothing_of_a_step_that_is_over(name: str) -> None:
+    task = MadeUp(**KERNELS[name])
+    executor = made_up.side_by_side(task, TRAINING)
+    kept(executor.execute(made_up.jobs_of(task), made_up.start_of(task)))
+    program: Any = executor.program
+    for layer in program._layers[program._first :]:
+        for part in (layer, *getattr(layer, "_apart", ())):
+            assert not [name for name, value in vars(part).items() if isinstance(value, torch.Tensor)]
+
+
 @pytest.mark.parametrize("name", FUNCTIONAL)
 def test_a_model_without_kernels_trains_side_by_side_as_alone(name: str) -> None:
     compare(MadeUp(**FUNCTIONAL[name]), program="torch.func")
