@@ -1,5 +1,6 @@
 """Shared by all tests."""
 
+import os
 import signal
 
 import pytest
@@ -12,6 +13,19 @@ settings.load_profile("fedfleet")
 # Begun in the background of a script, this process ignores Ctrl-C, and so would every process that a test starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+PROCESS = os.getpid()
+
+
+def end_what_was_started(number, frame):
+    """What Ctrl-C does, so that hosts and servers end with the tests; a fork of this process just ends."""
+    if os.getpid() == PROCESS:
+        raise KeyboardInterrupt
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
+signal.signal(signal.SIGTERM, end_what_was_started)
 
 
 @pytest.fixture(scope="module")

@@ -68,7 +68,8 @@ def rootfs():
         if not (done / "etc/fedfleet-test-host").exists():
             made = CACHE / "rootfs.new"
             shutil.rmtree(made, ignore_errors=True)
-            run("debootstrap", "--variant=minbase", f"--include={PACKAGES}", "bookworm", made)
+            # What it mounts there goes with its namespace, even if it is ended on its way.
+            run("unshare", "--mount", "debootstrap", "--variant=minbase", f"--include={PACKAGES}", "bookworm", made)
             shutil.rmtree(made / "var/cache/apt/archives", ignore_errors=True)
             for key in (made / "etc/ssh").glob("ssh_host_*"):
                 key.unlink()
