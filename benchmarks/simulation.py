@@ -36,7 +36,7 @@ ROOT = Path(__file__).parent.parent
 FOREIGN = ROOT / ".fedfleet" / "benchmarks" / "simulation"
 PACKAGES = ["flwr[simulation]==1.41.*", "pfl==0.6.0"]
 
-ROUNDS = {"w1": (60, 20), "w2": (6, 4), "w3": (4, 3)}
+ROUNDS = {"w1": (60, 20), "w2": (16, 6), "w3": (4, 3)}
 """Rounds of a turn, and of a quick one; the first two are left out."""
 
 TOLERANCE = 1e-3
