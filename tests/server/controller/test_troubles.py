@@ -126,6 +126,7 @@ def test_a_full_disk_is_said_once_and_a_run_goes_on_and_is_caught_up_with_when_t
         app = play.app(name)
         app.round(1)
         wait(lambda: play.run(name).rounds_done == 1, "round 1 was not seen")
+        wait(lambda: play.run(name).state == "running", "it did not begin")  # a write of its own, after the rounds'
         fill(small_disk)
         sites = 0
         while not said(caplog):
