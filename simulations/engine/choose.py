@@ -37,9 +37,6 @@ POOL_S = 3.0
 UNIT_S = 0.002
 """Less work than this at once is done sooner than a process is told about it."""
 
-COMPILE_S = {"batched kernels": 120.0, "torch.func": 180.0}
-"""A run that is over sooner is not worth compiling for; the second compiles everything, the first some loops."""
-
 HEAVY_S = 0.2
 """When sites side by side take longer than this, one at a time is tried too: it spreads better over processes."""
 
@@ -97,6 +94,7 @@ def choose(
             "engine.mode is vectorised, whose last digits are not those of deployed sites", hint="--mode pool"
         )
     jobs = [dataclasses.replace(job, request=dataclasses.replace(job.request, phase="train")) for job in jobs]
+    ways.threads = config.workers or ways.processors()
     trial = _Trial(config, ways, jobs, model, left, exact=exact)
     if ways.device.type == "cuda" and ways.processors() > 1:
         # A process that has used a GPU cannot be forked into others that use one.
@@ -217,9 +215,8 @@ class _Trial:
     def _compiled(self, plan: Plan, seconds: float, alone_s: float) -> tuple[Plan, float]:
         """The plan, compiled if that is asked for or pays."""
         program = self._ways.vectorised(plan.width, False).program
-        pays = next((least for name, least in COMPILE_S.items() if program.name.startswith(name)), 0.0)
         wanted = self._config.compile
-        if not program.can_compile or wanted is False or (wanted is None and seconds * self._left < pays):
+        if not program.can_compile or wanted is False or (wanted is None and seconds * self._left < program.pays_s):
             return plan, seconds
         started = time.perf_counter()
         try:
@@ -261,7 +258,7 @@ class _Trial:
         """The width, or one below it with which the busiest process has less to do in a round."""
         if self._config.width is not None:
             return plan.width
-        if plan.is_compiled and not self._ways.vectorised(plan.width, True).program.name.startswith("batched kernels"):
+        if plan.is_compiled and not self._ways.vectorised(plan.width, True).program.fits_any_width:
             return plan.width  # another would be compiled again
         return even_width(len(self._jobs), plan.width, processors)
 

@@ -61,11 +61,15 @@ class Ways:
         training: How.
         alone: One site after the other in this process.
         layout: Of the model.
+
+    Attributes:
+        alone: As above.
+        threads: How many train sites side by side where one process does it all and its work can be divided.
     """
 
     def __init__(self, task: Task, training: TrainingConfig, alone: Executor, layout: Layout) -> None:
         self._task, self._training, self._layout = task, training, layout
-        self.alone = alone
+        self.alone, self.threads = alone, 1
         self._made: dict[tuple[int, bool], Vectorised] = {}
         self._programs: dict[bool, Program] = {}
 
@@ -81,7 +85,7 @@ class Ways:
             return Pool(lambda: self.alone, plan.workers, self._layout, self.alone)
         made = None if self.device.type != "cpu" else self.vectorised(plan.width, plan.is_compiled)
         return Pool(
-            lambda: made or self.vectorised(plan.width, plan.is_compiled),
+            lambda: self._in_a_worker(plan),
             plan.workers,
             self._layout,
             self.alone,
@@ -110,7 +114,12 @@ class Ways:
                 self._programs[is_compiled] = program
             made = Vectorised(self._task, self._training, program, self.alone, width=width)
             self._made[width, is_compiled] = made
+        made.threads = self.threads
         return made
+
+    def _in_a_worker(self, plan: Plan) -> Vectorised:
+        self.threads = 1  # the others have the processors
+        return self.vectorised(plan.width, plan.is_compiled)
 
     def tidy(self) -> None:
         """Forget what trials left in memory; what was compiled stays."""

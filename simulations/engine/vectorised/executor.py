@@ -8,7 +8,8 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from simulations.engine.memory import Gaps, keep
 from simulations.engine.vectorised import lanes
 from simulations.engine.vectorised.lanes import Lanes, Shelf
 from simulations.engine.vectorised.means import Means
-from simulations.engine.vectorised.optimisers import Optimiser
+from simulations.engine.vectorised.optimisers import Optimiser, is_plain
 from simulations.engine.vectorised.parameters import Parameters
 from simulations.engine.vectorised.program import Program
 from simulations.engine.work import BLOCK, Executor, Job, Model, groups
@@ -73,6 +74,7 @@ class Vectorised:
     Attributes:
         width: How many sites side by side at most: fewer than was asked for once memory ran out.
         program: What computes the steps.
+        threads: How many may train sites that have nothing in common; it changes no bit.
         problem: Why some sites could not be trained side by side, if that happened.
     """
 
@@ -91,6 +93,8 @@ class Vectorised:
         )
         self._rooms: dict[int, Parameters] = {}
         self._gaps = Gaps(TRIM_BYTES)
+        self._helpers: ThreadPoolExecutor | None = None
+        self.threads = 1
         if self._device.type == "cpu":
             keep()
         self.problem: str | None = None
@@ -138,6 +142,9 @@ class Vectorised:
         """Nothing was started; what was kept for the next time is forgotten."""
         self._rooms.clear()
         self._shelf.clear()
+        if self._helpers:
+            self._helpers.shutdown()
+            self._helpers = None
 
     def _train(self, jobs: Sequence[Job], model: Model) -> list[Reply]:
         """The replies of sites that are trained together."""
@@ -172,28 +179,15 @@ class Vectorised:
             training = load(TrainingConfig, {**to_dict(training), **options}, table="training")
         seeds = [seeding.derive(request.seed, job.site.id) for job in jobs]
         lined_up = Lanes(examples, seeds, training, self._device)
-        parameters = self._room(len(jobs))
-        start_P = self._start(model)
-        parameters.fill(start_P)
-        optimiser = Optimiser(parameters, training)
-        parameters.rate = training.learning_rate
-        parameters.descending = self.program.descends if optimiser.is_plain else frozenset()
-        others = len(self.program.layout.entries) - len(parameters.descending)
-        generators = [torch.Generator().manual_seed(seeds[i]) for i in lined_up.order] if self.program.draws else []
-        means = Means(self._task, len(jobs), self._device)
-        for batch, is_last_K in lined_up.batches():
-            if generators:
-                batch.generators = generators[: len(batch.counts)]
-            outputs, losses_K = self.program.gradients(parameters, batch)
-            if is_last_K is not None:
-                means.add(batch, outputs, losses_K, is_last_K)
-            if others:
-                optimiser.step(len(batch.counts))
-        moved_KP = _spread(parameters.minus(start_P), self.program.layout, model.layout)
+        start_P, done = self._start(model), None
+        if self.program.chain and is_plain(training):
+            done = self.program.chain.train(lined_up, start_P.numpy(), training.learning_rate, self._on_threads)
+        moved_KP, metrics_K = done or self._step_by_step(lined_up, seeds, start_P, training)
+        moved_KP = _spread(moved_KP, self.program.layout, model.layout)
         wall_s = time.perf_counter() - started_s
         report = dataclasses.asdict(self._report(training, wall_s / len(jobs), lined_up.samples / wall_s))
         replies = {}
-        for lane, (place, metrics) in enumerate(zip(lined_up.order, means.of_lanes(), strict=True)):
+        for lane, (place, metrics) in enumerate(zip(lined_up.order, metrics_K, strict=True)):
             replies[jobs[place].site.id] = Reply(
                 site=jobs[place].site.id,
                 request=jobs[place].request,
@@ -203,6 +197,39 @@ class Vectorised:
                 report=report,
             )
         return replies
+
+    def _step_by_step(
+        self, lined_up: Lanes, seeds: Sequence[int], start_P: Tensor, training: TrainingConfig
+    ) -> tuple[F32, list[dict[str, float]]]:
+        """How far each lane moves, ``(K, P)``, valid until the next time; and what it measures."""
+        number = len(lined_up.order)
+        parameters = self._room(number)
+        parameters.fill(start_P)
+        optimiser = Optimiser(parameters, training)
+        parameters.rate = training.learning_rate
+        parameters.descending = self.program.descends if is_plain(training) else frozenset()
+        others = len(self.program.layout.entries) - len(parameters.descending)
+        generators = [torch.Generator().manual_seed(seeds[i]) for i in lined_up.order] if self.program.draws else []
+        means = Means(self._task, number, self._device)
+        for batch, is_last_K in lined_up.batches():
+            if generators:
+                batch.generators = generators[: len(batch.counts)]
+            outputs, losses_K = self.program.gradients(parameters, batch)
+            if is_last_K is not None:
+                means.add(batch, outputs, losses_K, is_last_K)
+            if others:
+                optimiser.step(len(batch.counts))
+        return parameters.minus(start_P), means.of_lanes()
+
+    def _on_threads(self, work: Callable[[int, int], bool]) -> list[bool]:
+        """Share something out: ``work(0, n)`` here, ``work(1, n)`` and so on on helpers."""
+        number = self.threads
+        if number == 1:
+            return [work(0, 1)]
+        if self._helpers is None:
+            self._helpers = ThreadPoolExecutor(number - 1)
+        others = [self._helpers.submit(work, first, number) for first in range(1, number)]
+        return [work(0, number), *(other.result() for other in others)]
 
     def _room(self, number: int) -> Parameters:
         """Vectors for so many copies; those of an earlier time if there were as many: groups differ by one in size."""

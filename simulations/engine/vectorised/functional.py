@@ -29,6 +29,9 @@ class Functional:
     is_channels_last = False
     draws = False
     can_compile = True
+    pays_s = 180.0
+    fits_any_width = False
+    chain = None
     descends: frozenset[str] = frozenset()
 
     def __init__(self, task: Task, device: torch.device, precision: str) -> None:

@@ -126,6 +126,13 @@ class Lanes:
         order: Which site is in which lane, shape ``(K,)``; those that have more steps come first.
         steps: How many there are.
         samples: How many examples are trained on altogether.
+        inputs: All examples' inputs, shape ``(N, …)``.
+        targets: Their targets, ``(N, …)``.
+        at_SKB: Which examples are in the batch of a step in a lane, the first ``counts_SK`` of them; the rest is padding.
+        counts_SK: How many those are; 0 in lanes that have no such step.
+        last_K: How many steps a lane has.
+        per_epoch_K: How many of them in an epoch.
+        measured_K: How many examples in an epoch.
     """
 
     def __init__(
@@ -136,68 +143,69 @@ class Lanes:
         if training.max_batches is not None:
             per_epoch = np.minimum(per_epoch, training.max_batches)
         self.order: I64 = np.argsort(-per_epoch, kind="stable")
-        sizes, self._per_epoch = sizes[self.order], per_epoch[self.order]
-        self._last_K = self._per_epoch * training.epochs
-        self.steps = int(self._last_K[0])
+        sizes, self.per_epoch_K = sizes[self.order], per_epoch[self.order]
+        self.measured_K = np.minimum(sizes, self.per_epoch_K * training.batch_size)
+        self.last_K = self.per_epoch_K * training.epochs
+        self.steps = int(self.last_K[0])
+        self._device = device
         self._join([examples[i] for i in self.order])
         starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
         width = min(training.batch_size, int(sizes.max()))
-        at_SKB = np.zeros((self.steps, len(examples), width), np.int64)
-        self._counts_SK = np.zeros((self.steps, len(examples)), np.int64)
+        self.at_SKB = np.zeros((self.steps, len(examples), width), np.int64)
+        self.counts_SK = np.zeros((self.steps, len(examples)), np.int64)
         lane, generator = 0, torch.Generator()
-        for (size, in_epoch), alike in itertools.groupby(zip(sizes.tolist(), self._per_epoch.tolist(), strict=True)):
+        for (size, in_epoch), alike in itertools.groupby(zip(sizes.tolist(), self.per_epoch_K.tolist(), strict=True)):
             lanes = slice(lane, lane := lane + len(list(alike)))
             orders = _orders([seeds[i] for i in self.order[lanes]], size, training.epochs, generator)
             places, counts = _places(orders, in_epoch, width)
-            at_SKB[: len(counts), lanes] = places.swapaxes(0, 1) + starts[lanes, None]
-            self._counts_SK[: len(counts), lanes] = counts[:, None]
-        self.samples = int(self._counts_SK.sum())
-        self._is_even = self.samples == at_SKB.size
-        self._at_SKB = torch.from_numpy(at_SKB).to(device)
-        self._weights: Tensor | float = 1 / width
-        if not self._is_even:
-            there_SKB = np.arange(width) < self._counts_SK[..., None]
-            weights_SKB = np.where(there_SKB, 1 / np.maximum(self._counts_SK, 1)[..., None], 0).astype(np.float32)
-            self._weights = torch.from_numpy(weights_SKB).to(device)
+            self.at_SKB[: len(counts), lanes] = places.swapaxes(0, 1) + starts[lanes, None]
+            self.counts_SK[: len(counts), lanes] = counts[:, None]
+        self.samples = int(self.counts_SK.sum())
 
     def _join(self, examples: Sequence[Examples]) -> None:
         """Put all examples into one tensor; rows are gathered, so channels that are last in memory are last in it."""
         inputs = [it.inputs for it in examples]
         self._is_channels_last = inputs[0].dim() == 4 and inputs[0].stride(1) == 1
-        self._inputs = torch.cat([it.movedim(1, -1) for it in inputs] if self._is_channels_last else inputs)
-        self._targets = torch.cat([it.targets for it in examples])
+        self.inputs = torch.cat([it.movedim(1, -1) for it in inputs] if self._is_channels_last else inputs)
+        self.targets = torch.cat([it.targets for it in examples])
 
     def batches(self) -> Iterator[tuple[Batch, npt.NDArray[np.bool_] | None]]:
         """The batches of each step for the lanes that still train, and which lanes are in their last epoch, if any."""
-        is_small = self._at_SKB.numel() * self._inputs[0].nbytes <= AT_ONCE_BYTES
-        gathered = self._gathered(self._at_SKB) if is_small else None
-        yield from self._whole(gathered) if self._is_even else self._ragged(gathered)
+        at = torch.from_numpy(self.at_SKB).to(self._device)
+        is_small = at.numel() * self.inputs[0].nbytes <= AT_ONCE_BYTES
+        gathered = self._gathered(at) if is_small else None
+        yield from self._whole(at, gathered) if self.samples == at.numel() else self._ragged(at, gathered)
 
-    def _whole(self, gathered: tuple[Tensor, Tensor] | None) -> Iterator[tuple[Batch, npt.NDArray[np.bool_] | None]]:
+    def _whole(
+        self, at: Tensor, gathered: tuple[Tensor, Tensor] | None
+    ) -> Iterator[tuple[Batch, npt.NDArray[np.bool_] | None]]:
         """Where every batch of every lane has as many examples: whole steps are cut faster."""
-        _, lanes, width = self._at_SKB.shape
+        _, lanes, width = at.shape
         every_K, counts = np.ones(lanes, bool), [width] * lanes
-        cut = zip(*(part.unbind() for part in gathered), strict=True) if gathered else map(self._gathered, self._at_SKB)
-        assert isinstance(self._weights, float)
+        cut = zip(*(part.unbind() for part in gathered), strict=True) if gathered else map(self._gathered, at)
         for step, (inputs, targets) in enumerate(cut):
-            is_last_K = every_K if step >= self.steps - self._per_epoch[0] else None
-            yield Batch(self._seen(inputs), targets, self._weights, counts), is_last_K
+            is_last_K = every_K if step >= self.steps - self.per_epoch_K[0] else None
+            yield Batch(self._seen(inputs), targets, 1 / width, counts), is_last_K
 
-    def _ragged(self, gathered: tuple[Tensor, Tensor] | None) -> Iterator[tuple[Batch, npt.NDArray[np.bool_] | None]]:
-        numbers = np.searchsorted(-self._last_K, -np.arange(self.steps)).tolist()  # lanes with more steps come first
-        widths = self._counts_SK.max(1).tolist()
-        first_measured = int((self._last_K - self._per_epoch).min())
-        all_counts = self._counts_SK.tolist()
-        assert isinstance(self._weights, Tensor)
+    def _ragged(
+        self, at: Tensor, gathered: tuple[Tensor, Tensor] | None
+    ) -> Iterator[tuple[Batch, npt.NDArray[np.bool_] | None]]:
+        numbers = np.searchsorted(-self.last_K, -np.arange(self.steps)).tolist()  # lanes with more steps come first
+        widths = self.counts_SK.max(1).tolist()
+        first_measured = int((self.last_K - self.per_epoch_K).min())
+        all_counts = self.counts_SK.tolist()
+        there_SKB = np.arange(at.size(2)) < self.counts_SK[..., None]
+        weights_SKB = np.where(there_SKB, 1 / np.maximum(self.counts_SK, 1)[..., None], 0).astype(np.float32)
+        weights = torch.from_numpy(weights_SKB).to(self._device)
         for step, (number, width) in enumerate(zip(numbers, widths, strict=True)):
             if gathered:
                 inputs, targets = gathered[0][step, :number, :width], gathered[1][step, :number, :width]
             else:
-                inputs, targets = self._gathered(self._at_SKB[step, :number, :width])
+                inputs, targets = self._gathered(at[step, :number, :width])
             is_last_K = None
             if step >= first_measured:
-                is_last_K = step >= self._last_K[:number] - self._per_epoch[:number]
-            weights_KB = self._weights[step, :number, :width]
+                is_last_K = step >= self.last_K[:number] - self.per_epoch_K[:number]
+            weights_KB = weights[step, :number, :width]
             yield Batch(self._seen(inputs), targets, weights_KB, all_counts[step][:number]), is_last_K
 
     def _seen(self, inputs: Tensor) -> Tensor:
@@ -206,7 +214,7 @@ class Lanes:
 
     def _gathered(self, at: Tensor) -> tuple[Tensor, Tensor]:
         flat = at.flatten()
-        inputs, targets = self._inputs.index_select(0, flat), self._targets.index_select(0, flat)
+        inputs, targets = self.inputs.index_select(0, flat), self.targets.index_select(0, flat)
         return inputs.view(*at.shape, *inputs.shape[1:]), targets.view(*at.shape, *targets.shape[1:])
 
 

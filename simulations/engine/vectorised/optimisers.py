@@ -11,15 +11,18 @@ from simulations.engine.vectorised.parameters import Parameters
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
 
 
+def is_plain(training: TrainingConfig) -> bool:
+    """Whether a step is nothing but the gradient times the learning rate."""
+    others = training.momentum or training.weight_decay or training.proximal_mu
+    return training.optimiser == "sgd" and not others
+
+
 class Optimiser:
     """SGD with momentum, Adam (Kingma and Ba 2015) or AdamW (Loshchilov and Hutter 2019), with FedProx's pull.
 
     Args:
         parameters: What is trained.
         training: Which of them, and its constants.
-
-    Attributes:
-        is_plain: Whether a step is nothing but the gradient times the learning rate.
     """
 
     def __init__(self, parameters: Parameters, training: TrainingConfig) -> None:
@@ -32,7 +35,6 @@ class Optimiser:
         self._mean_Q = zeros(values_Q) if adaptive or training.momentum else None
         self._square_Q = zeros(values_Q) if adaptive else None
         self._global_Q = values_Q.clone() if training.proximal_mu else None
-        self.is_plain = not (adaptive or training.momentum or training.weight_decay or training.proximal_mu)
 
     def step(self, number: int) -> None:
         """Move the first copies along their gradients; those behind them have finished."""

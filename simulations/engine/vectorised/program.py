@@ -13,7 +13,9 @@ from fl.tasks.base import Task
 from fl.tasks.device import choose_precision
 from fl.tasks.training import TrainingConfig
 from simulations.engine.vectorised import first, layers, pictures
+from simulations.engine.vectorised.chain import Chain, chain_of
 from simulations.engine.vectorised.first import FirstConvolution
+from simulations.engine.vectorised.optimisers import is_plain
 from simulations.engine.vectorised.parameters import Parameters
 
 STATELESS: tuple[type[nn.Module], ...] = (
@@ -29,6 +31,10 @@ FEW = 16
 """With fewer classes than a register has places for, torch goes through a softmax one number at a time, unless it is
 taken across memory: at 10 classes that is 1.5 to 8 times faster."""
 
+LOOPS_S, CHAIN_S = 120.0, 1.0
+"""A run that is over sooner is not worth compiling some loops for, or the one function for all chains: that is done
+once on a computer."""
+
 
 class Program(Protocol):
     """One training step of several copies of a model.
@@ -39,6 +45,9 @@ class Program(Protocol):
         is_channels_last: Whether pictures are to come with their channels last in memory.
         draws: Whether the model draws random numbers while it trains.
         can_compile: Whether there is something to compile.
+        pays_s: A run that is over sooner is not worth compiling for.
+        fits_any_width: Whether what is compiled serves any number of copies.
+        chain: What takes all steps at once, if the model is a chain of linear layers, trained on a CPU.
         descends: Which parameters it can take the steps of plain SGD with itself: see ``Parameters.descending``.
     """
 
@@ -47,6 +56,9 @@ class Program(Protocol):
     is_channels_last: bool
     draws: bool
     can_compile: bool
+    pays_s: float
+    fits_any_width: bool
+    chain: Chain | None
     descends: frozenset[str]
 
     def compile(self) -> None:
@@ -97,9 +109,12 @@ class Kernels:
     Args:
         model: A sequence that ``unsupported`` has nothing against.
         device: Where it will run.
+        chain: The same as a chain of linear layers, if it is one.
     """
 
-    def __init__(self, model: nn.Module, device: torch.device) -> None:
+    fits_any_width = True
+
+    def __init__(self, model: nn.Module, device: torch.device, chain: Chain | None = None) -> None:
         named = list(_flat(model))
         self.layout = Layout(tuple((name, tuple(p.shape)) for name, p in model.named_parameters()))
         self._layers = list(_put_together(named))
@@ -111,7 +126,8 @@ class Kernels:
         self._compilable = [
             layer for layer in self._layers if isinstance(layer, pictures.MaxPool2x2 | FirstConvolution)
         ]
-        self.can_compile = bool(self._compilable) and self.is_channels_last
+        self.can_compile = (bool(self._compilable) and self.is_channels_last) or chain is not None
+        self.chain, self.pays_s = chain, LOOPS_S if chain is None else CHAIN_S
         descending = [layer for layer in self._layers if isinstance(layer, DESCENDING)]
         self.descends = frozenset(name for layer in descending for name in layer.names)
         self._minus_one = torch.full((1, 1, 1), -1.0, device=device)
@@ -123,6 +139,9 @@ class Kernels:
         for layer in self._compilable:
             layer.compile()
         self.name = "batched kernels, compiled"
+        if self.chain:
+            self.chain.compile()
+            self.name = "linear layers, native"
 
     def load(self, arrays: Arrays) -> None:
         """As ``Program`` says: there is nothing else."""
@@ -204,7 +223,9 @@ def program_for(task: Task, training: TrainingConfig, device: torch.device) -> t
     else:
         why = unsupported(model)
     if not why:
-        return Kernels(model, device), "batched kernels"
+        is_usual = device.type == "cpu" and has_default(task, "metrics") and is_plain(training)
+        chain = chain_of([module for _, module in _flat(model)]) if is_usual else None
+        return Kernels(model, device, chain), "batched kernels"
     if len(list(model.named_parameters(remove_duplicate=False))) > len(list(model.parameters())):
         return None, "layers share parameters"
     for name, module in model.named_modules():

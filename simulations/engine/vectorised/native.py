@@ -1,0 +1,298 @@
+"""The whole training of a chain of linear layers as one native function, compiled by Numba.
+
+A small network's step takes less time than it takes to tell torch of its dozen operations. Here nothing is told: one
+call trains a site from its first batch to its last, its weights in the processor's cache, and no site waits for
+another. Importing this module compiles, once on a computer: Numba keeps the result beside the module, or in the user's
+cache.
+
+A weight lies in memory with its longer side consecutive, so that every loop inside is a long one: as ``(out, in)``, as
+torch has it, or turned, as ``(in, out)``. All weights and biases of a site are one vector, in torch's order.
+
+Letters: K sites, S steps, B examples of a batch, F features that come in, P parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from fl.arrays import F32
+
+F = TypeVar("F", bound=Callable[..., Any])
+I64 = npt.NDArray[np.int64]
+F64 = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+
+OPTIONS: dict[str, Any] = {
+    # Sums in any order, as everywhere in torch; but what is not a number stays none, and is reported.
+    "fastmath": {"reassoc", "contract", "arcp", "nsz"},
+    "error_model": "numpy",
+    "nogil": True,
+}
+
+inlined: Callable[[F], F] = njit(**OPTIONS)
+
+ZERO, ONE = np.float32(0), np.float32(1)
+
+
+@inlined
+def _add_product(c: F32, a: F32, m: F32) -> None:
+    """``c += a @ m``, eight rows of ``m`` at a time."""
+    columns, inner = m.shape[1], len(m)
+    k = 0
+    while k + 8 <= inner:
+        m0, m1, m2, m3, m4, m5, m6, m7 = m[k], m[k + 1], m[k + 2], m[k + 3], m[k + 4], m[k + 5], m[k + 6], m[k + 7]
+        for b in range(len(c)):
+            row, by = c[b], a[b, k : k + 8]
+            a0, a1, a2, a3, a4, a5, a6, a7 = by[0], by[1], by[2], by[3], by[4], by[5], by[6], by[7]
+            for n in range(columns):
+                row[n] += (
+                    a0 * m0[n] + a1 * m1[n] + a2 * m2[n] + a3 * m3[n]
+                    + a4 * m4[n] + a5 * m5[n] + a6 * m6[n] + a7 * m7[n]
+                )  # fmt: skip
+        k += 8
+    while k < inner:
+        last = m[k]
+        for b in range(len(c)):
+            row, one = c[b], a[b, k]
+            for n in range(columns):
+                row[n] += one * last[n]
+        k += 1
+
+
+@inlined
+def _add_turned_product(c: F32, a: F32, d: F32, scale: np.float32) -> None:
+    """``c += scale * a.T @ d``, four examples at a time."""
+    columns = d.shape[1]
+    b = 0
+    while b + 4 <= len(d):
+        d0, d1, d2, d3 = d[b], d[b + 1], d[b + 2], d[b + 3]
+        for i in range(len(c)):
+            row = c[i]
+            a0, a1, a2, a3 = scale * a[b, i], scale * a[b + 1, i], scale * a[b + 2, i], scale * a[b + 3, i]
+            for n in range(columns):
+                row[n] += a0 * d0[n] + a1 * d1[n] + a2 * d2[n] + a3 * d3[n]
+        b += 4
+    while b < len(d):
+        last = d[b]
+        for i in range(len(c)):
+            row, one = c[i], scale * a[b, i]
+            for n in range(columns):
+                row[n] += one * last[n]
+        b += 1
+
+
+@inlined
+def _product_by_rows(c: F32, a: F32, m: F32) -> None:
+    """``c = a @ m.T``, four rows of ``a`` at a time."""
+    inner = m.shape[1]
+    b = 0
+    while b + 4 <= len(a):
+        a0, a1, a2, a3 = a[b], a[b + 1], a[b + 2], a[b + 3]
+        for n in range(len(m)):
+            row = m[n]
+            s0 = s1 = s2 = s3 = ZERO
+            for k in range(inner):
+                s0 += a0[k] * row[k]
+                s1 += a1[k] * row[k]
+                s2 += a2[k] * row[k]
+                s3 += a3[k] * row[k]
+            c[b, n], c[b + 1, n], c[b + 2, n], c[b + 3, n] = s0, s1, s2, s3
+        b += 4
+    while b < len(a):
+        last = a[b]
+        for n in range(len(m)):
+            row = m[n]
+            s = ZERO
+            for k in range(inner):
+                s += last[k] * row[k]
+            c[b, n] = s
+        b += 1
+
+
+@inlined
+def _turn(sizes: I64, biased: Flags, torchs_P: F32, ours_P: F32, is_back: bool) -> None:
+    """Copy parameters from torch's order to ours, or back."""
+    at = 0
+    for layer in range(len(biased)):
+        wide, high = sizes[layer], sizes[layer + 1]
+        end = at + wide * high
+        torchs, ours = torchs_P[at:end], ours_P[at:end]
+        if high < wide:
+            if is_back:
+                torchs[:] = ours
+            else:
+                ours[:] = torchs
+        elif is_back:
+            torchs.reshape(high, wide)[:] = ours.reshape(wide, high).T
+        else:
+            ours.reshape(wide, high)[:] = torchs.reshape(high, wide).T
+        at = end
+        if biased[layer]:
+            end = at + high
+            if is_back:
+                torchs_P[at:end] = ours_P[at:end]
+            else:
+                ours_P[at:end] = torchs_P[at:end]
+            at = end
+
+
+@inlined
+def _loss(outputs: F32, targets: I64, gradient: F32) -> tuple[float, int]:
+    """Cross entropy: its sum and the number of hits; the gradient of its mean is written."""
+    loss, hits, classes, part = 0.0, 0, outputs.shape[1], ONE / np.float32(len(outputs))
+    for b in range(len(outputs)):
+        row, out, target = gradient[b], outputs[b], targets[b]
+        most, best = out[0], 0
+        for n in range(1, classes):
+            if out[n] > most:
+                most, best = out[n], n
+        total = ZERO
+        for n in range(classes):
+            row[n] = np.exp(out[n] - most)
+            total += row[n]
+        loss += np.log(total) + most - out[target]
+        hits += best == target
+        scale = part / total
+        for n in range(classes):
+            row[n] *= scale
+        row[target] -= part
+    return loss, hits
+
+
+@inlined
+def _site(
+    sizes: I64, biased: Flags, rectified: Flags, w_P: F32,
+    inputs_NF: F32, targets_N: I64, at_SB: I64, counts_S: I64, rate: np.float32, measured: int,
+) -> tuple[float, int, bool]:  # fmt: skip
+    """Train one site; ``w_P`` moves. Its loss and hits from step ``measured`` on; and whether its targets exist."""
+    layers, width, widest = len(biased), at_SB.shape[1], sizes.max()
+    outputs = np.empty(width * sizes.sum(), np.float32)  # of every layer, the first of which are the inputs
+    here, there = np.empty(width * widest, np.float32), np.empty(width * widest, np.float32)
+    targets = np.empty(width, np.int64)
+    loss, hits = 0.0, 0
+    for step in range(len(counts_S)):
+        count = counts_S[step]
+        x = outputs[: count * sizes[0]].reshape(count, sizes[0])
+        for b in range(count):
+            x[b] = inputs_NF[at_SB[step, b]]
+            targets[b] = targets_N[at_SB[step, b]]
+            if not 0 <= targets[b] < sizes[-1]:
+                return loss, hits, False
+        at, made = 0, width * sizes[0]
+        for layer in range(layers):
+            wide, high = sizes[layer], sizes[layer + 1]
+            w, bias = w_P[at : at + wide * high], w_P[at + wide * high : at + wide * high + high]
+            y = outputs[made : made + count * high].reshape(count, high)
+            if high >= wide:
+                y[:] = ZERO
+                _add_product(y, x, w.reshape(wide, high))
+            else:
+                _product_by_rows(y, x, w.reshape(high, wide))
+            if biased[layer]:
+                for b in range(count):
+                    for n in range(high):
+                        y[b, n] += bias[n]
+            if rectified[layer]:
+                for b in range(count):
+                    for n in range(high):
+                        y[b, n] = ZERO if y[b, n] < ZERO else y[b, n]
+            at += wide * high + biased[layer] * high
+            made += width * high
+            x = y
+        dy = here[: count * sizes[-1]].reshape(count, sizes[-1])
+        more = _loss(x, targets[:count], dy)
+        if step >= measured:
+            loss, hits = loss + more[0], hits + more[1]
+        for layer in range(layers - 1, -1, -1):
+            wide, high = sizes[layer], sizes[layer + 1]
+            made -= width * high
+            at -= wide * high + biased[layer] * high
+            w, bias = w_P[at : at + wide * high], w_P[at + wide * high : at + wide * high + high]
+            if rectified[layer]:
+                y = outputs[made : made + count * high].reshape(count, high)
+                for b in range(count):
+                    for n in range(high):
+                        dy[b, n] = ZERO if y[b, n] <= ZERO else dy[b, n]
+            x = outputs[made - width * wide : made - width * wide + count * wide].reshape(count, wide)
+            dx = there[: count * wide].reshape(count, wide)
+            if layer and high >= wide:
+                _product_by_rows(dx, dy, w.reshape(wide, high))
+            elif layer:
+                dx[:] = ZERO
+                _add_product(dx, dy, w.reshape(high, wide))
+            if high >= wide:
+                _add_turned_product(w.reshape(wide, high), x, dy, -rate)
+            else:
+                _add_turned_product(w.reshape(high, wide), dy, x, -rate)
+            if biased[layer]:
+                for b in range(count):
+                    for n in range(high):
+                        bias[n] -= rate * dy[b, n]
+            here, there, dy = there, here, dx
+    return loss, hits, True
+
+
+SIGNATURE = (
+    "boolean(int64[::1], boolean[::1], boolean[::1], float32[::1], float32[:,::1], int64[::1], int64[:,:,::1],"
+    " int64[:,::1], int64[::1], int64[::1], float32, int64, int64, float32[:,::1], float64[::1], int64[::1])"
+)
+
+
+def _train(
+    sizes: I64, biased: Flags, rectified: Flags, start_P: F32,
+    inputs_NF: F32, targets_N: I64, at_SKB: I64, counts_SK: I64, steps_K: I64, measured_K: I64, rate: np.float32,
+    first: int, stride: int, moved_KP: F32, losses_K: F64, hits_K: I64,
+) -> bool:  # fmt: skip
+    """Train every ``stride``-th site from the first one on: sites, and so processors, have nothing in common.
+
+    Args:
+        sizes: Of the inputs, then of each layer's outputs.
+        biased: Which layers have a bias.
+        rectified: Which have a ReLU behind them.
+        start_P: What each site begins with, in torch's order.
+        inputs_NF: Examples of all sites.
+        targets_N: Their classes.
+        at_SKB: Which of them are in the batch of a step at a site.
+        counts_SK: How many those are; the others are padding.
+        steps_K: How many steps a site has.
+        measured_K: The step from which on loss and hits count.
+        rate: The learning rate.
+        first: The first site to train.
+        stride: Which ones after it.
+        moved_KP: How far each site's parameters moved goes here.
+        losses_K: The sum of its losses.
+        hits_K: The number of its hits.
+
+    Returns:
+        Whether all targets are classes of the model; if not, nothing that was written counts.
+    """
+    ready_P, w_P = np.empty_like(start_P), np.empty_like(start_P)
+    _turn(sizes, biased, start_P, ready_P, False)
+    for k in range(first, len(steps_K), stride):
+        w_P[:] = ready_P
+        at_SB, counts_S = np.ascontiguousarray(at_SKB[:, k]), np.ascontiguousarray(counts_SK[: steps_K[k], k])
+        losses_K[k], hits_K[k], is_good = _site(
+            sizes, biased, rectified, w_P, inputs_NF, targets_N, at_SB, counts_S, rate, measured_K[k]
+        )
+        if not is_good:
+            return False
+        w_P -= ready_P
+        _turn(sizes, biased, moved_KP[k], w_P, True)
+    return True
+
+
+def _compiled() -> Callable[..., bool]:
+    """The function above; where there is no place to keep it, compiled for this process."""
+    try:
+        kept: Callable[..., bool] = njit(SIGNATURE, cache=True, **OPTIONS)(_train)
+    except RuntimeError:
+        kept = njit(SIGNATURE, **OPTIONS)(_train)
+    return kept
+
+
+train = _compiled()
