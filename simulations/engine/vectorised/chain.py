@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +13,7 @@ from torch import nn
 
 from fl.arrays import F32
 from fl.errors import TaskError
-
-if TYPE_CHECKING:
-    from simulations.engine.vectorised.lanes import Lanes
+from simulations.engine.vectorised.lanes import I64, Lanes, drawn_by_torch
 
 Spread = Callable[[Callable[[int, int], bool]], list[bool]]
 """Calls something with ``(0, n)``, ``(1, n)``, … ``(n - 1, n)``, at once if it can."""
@@ -35,6 +33,7 @@ class Chain:
         self._rectified = np.array([is_rectified for _, is_rectified in layers])
         self._moved_KP: F32 = np.empty((0, 0), np.float32)
         self._native: ModuleType | None = None
+        self._draws_as_torch = False
 
     def compile(self) -> None:
         """Have the native function, compiled now if that was never done on this computer.
@@ -47,6 +46,20 @@ class Chain:
         except ImportError as err:
             raise TaskError(f"Numba cannot be used: {err}") from err
         self._native = native
+        self._draws_as_torch = all(
+            np.array_equal(self._drawn([5, 1 << 40], 2, size), drawn_by_torch([5, 1 << 40], 2, size))
+            for size in (1, 15, 1000)
+        )
+
+    def draw(self, seeds: Sequence[int], epochs: int, size: int) -> I64:
+        """See ``lanes.Draw``."""
+        return self._drawn(seeds, epochs, size) if self._draws_as_torch else drawn_by_torch(seeds, epochs, size)
+
+    def _drawn(self, seeds: Sequence[int], epochs: int, size: int) -> I64:
+        native: Any = self._native
+        orders_KEN = np.empty((len(seeds), epochs, size), np.int64)
+        native.draw(np.array(seeds), orders_KEN)
+        return orders_KEN
 
     def train(
         self, lanes: Lanes, start_P: F32, rate: float, spread: Spread

@@ -178,10 +178,11 @@ class Vectorised:
         if options:
             training = load(TrainingConfig, {**to_dict(training), **options}, table="training")
         seeds = [seeding.derive(request.seed, job.site.id) for job in jobs]
-        lined_up = Lanes(examples, seeds, training, self._device)
-        start_P, done = self._start(model), None
-        if self.program.chain and is_plain(training):
-            done = self.program.chain.train(lined_up, start_P.numpy(), training.learning_rate, self._on_threads)
+        chain, done = self.program.chain, None
+        lined_up = Lanes(examples, seeds, training, self._device, chain.draw if chain else None)
+        start_P = self._start(model)
+        if chain and is_plain(training):
+            done = chain.train(lined_up, start_P.numpy(), training.learning_rate, self._on_threads)
         moved_KP, metrics_K = done or self._step_by_step(lined_up, seeds, start_P, training)
         moved_KP = _spread(moved_KP, self.program.layout, model.layout)
         wall_s = time.perf_counter() - started_s

@@ -13,8 +13,9 @@ from fl.arrays import Arrays, Layout
 from fl.errors import TaskError
 from fl.tasks import parameters as values
 from fl.tasks.base import Task
+from simulations.engine.vectorised.batch import Batch
+from simulations.engine.vectorised.chain import Chain
 from simulations.engine.vectorised.parameters import Parameters
-from simulations.engine.vectorised.program import Batch
 
 
 class Functional:
@@ -31,7 +32,7 @@ class Functional:
     can_compile = True
     pays_s = 180.0
     fits_any_width = False
-    chain = None
+    chain: Chain | None = None
     descends: frozenset[str] = frozenset()
 
     def __init__(self, task: Task, device: torch.device, precision: str) -> None:

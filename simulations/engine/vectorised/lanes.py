@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -22,13 +22,16 @@ from fl.errors import TaskError
 from fl.tasks import batches
 from fl.tasks.base import Site, Task
 from fl.tasks.training import TrainingConfig
+from simulations.engine.vectorised.batch import Batch
 from simulations.engine.vectorised.pictures import channels_last
-from simulations.engine.vectorised.program import Batch
 
 AT_ONCE_BYTES = 16 << 20
 """Batches that are smaller than this together are gathered once for all steps."""
 
 I64 = npt.NDArray[np.int64]
+
+Draw = Callable[[Sequence[int], int, int], I64]
+"""See ``drawn_by_torch``."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -121,6 +124,7 @@ class Lanes:
         seeds: Of each site's training.
         training: Epochs, batch size and limit.
         device: Where the batches are wanted.
+        draw: Gives the orders of the examples.
 
     Attributes:
         order: Which site is in which lane, shape ``(K,)``; those that have more steps come first.
@@ -128,7 +132,7 @@ class Lanes:
         samples: How many examples are trained on altogether.
         inputs: All examples' inputs, shape ``(N, …)``.
         targets: Their targets, ``(N, …)``.
-        at_SKB: Which examples are in the batch of a step in a lane, the first ``counts_SK`` of them; the rest is padding.
+        at_SKB: Which examples are in the batch of a step in a lane: the first ``counts_SK``; the rest is padding.
         counts_SK: How many those are; 0 in lanes that have no such step.
         last_K: How many steps a lane has.
         per_epoch_K: How many of them in an epoch.
@@ -136,7 +140,12 @@ class Lanes:
     """
 
     def __init__(
-        self, examples: Sequence[Examples], seeds: Sequence[int], training: TrainingConfig, device: torch.device
+        self,
+        examples: Sequence[Examples],
+        seeds: Sequence[int],
+        training: TrainingConfig,
+        device: torch.device,
+        draw: Draw | None = None,
     ) -> None:
         sizes = np.array([len(it.targets) for it in examples])
         per_epoch = -(-sizes // training.batch_size)
@@ -153,10 +162,10 @@ class Lanes:
         width = min(training.batch_size, int(sizes.max()))
         self.at_SKB = np.zeros((self.steps, len(examples), width), np.int64)
         self.counts_SK = np.zeros((self.steps, len(examples)), np.int64)
-        lane, generator = 0, torch.Generator()
+        lane, draw = 0, draw or drawn_by_torch
         for (size, in_epoch), alike in itertools.groupby(zip(sizes.tolist(), self.per_epoch_K.tolist(), strict=True)):
             lanes = slice(lane, lane := lane + len(list(alike)))
-            orders = _orders([seeds[i] for i in self.order[lanes]], size, training.epochs, generator)
+            orders = draw([seeding.derive(seeds[i], "order") for i in self.order[lanes]], training.epochs, size)
             places, counts = _places(orders, in_epoch, width)
             self.at_SKB[: len(counts), lanes] = places.swapaxes(0, 1) + starts[lanes, None]
             self.counts_SK[: len(counts), lanes] = counts[:, None]
@@ -218,11 +227,11 @@ class Lanes:
         return inputs.view(*at.shape, *inputs.shape[1:]), targets.view(*at.shape, *targets.shape[1:])
 
 
-def _orders(seeds: Sequence[int], size: int, epochs: int, generator: torch.Generator) -> I64:
-    """The order of the examples of each of these sites, which have as many, in each epoch, shape ``(K, E, size)``."""
-    drawn = []
+def drawn_by_torch(seeds: Sequence[int], epochs: int, size: int) -> I64:
+    """The order of as many examples for each of these seeds in each epoch, shape ``(K, E, size)``."""
+    drawn, generator = [], torch.Generator()
     for seed in seeds:
-        generator.manual_seed(seeding.derive(seed, "order"))
+        generator.manual_seed(seed)
         drawn += [torch.randperm(size, generator=generator) for _ in range(epochs)]
     orders: I64 = torch.stack(drawn).view(len(seeds), epochs, size).numpy()
     return orders

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from fl.tasks.base import Task
-from simulations.engine.vectorised.program import FEW, Batch, has_default
+from simulations.engine.vectorised.batch import Batch
+from simulations.engine.vectorised.program import FEW, has_default
 
 TOGETHER_BYTES = 16 << 20
 """Outputs of whole batches that are smaller than this together are measured at once."""

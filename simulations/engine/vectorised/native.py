@@ -1,20 +1,20 @@
-"""The whole training of a chain of linear layers as one native function, compiled by Numba.
+"""The whole training of a chain of linear layers as one native function, and the order of its examples as another.
 
 A small network's step takes less time than it takes to tell torch of its dozen operations. Here nothing is told: one
 call trains a site from its first batch to its last, its weights in the processor's cache, and no site waits for
-another. Importing this module compiles, once on a computer: Numba keeps the result beside the module, or in the user's
-cache.
+another. Importing this module has Numba compile, once on a computer: the result is kept beside the module, or in the
+user's cache.
 
 A weight lies in memory with its longer side consecutive, so that every loop inside is a long one: as ``(out, in)``, as
 torch has it, or turned, as ``(in, out)``. All weights and biases of a site are one vector, in torch's order.
 
-Letters: K sites, S steps, B examples of a batch, F features that come in, P parameters.
+Letters: K sites, E epochs, S steps, B examples of a batch, F features that come in, P parameters.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +34,9 @@ OPTIONS: dict[str, Any] = {
     "nogil": True,
 }
 
-inlined: Callable[[F], F] = njit(**OPTIONS)
+inlined: Callable[[F], F] = njit(forceinline=True, **OPTIONS)
+"""Into its only caller: else what is compiled now and what is read back would differ in last digits, because a process
+that compiles also has each of these by itself, and calls that."""
 
 ZERO, ONE = np.float32(0), np.float32(1)
 
@@ -115,30 +117,24 @@ def _product_by_rows(c: F32, a: F32, m: F32) -> None:
 
 
 @inlined
-def _turn(sizes: I64, biased: Flags, torchs_P: F32, ours_P: F32, is_back: bool) -> None:
+def _turn(sizes: I64, biased: Flags, from_P: F32, to_P: F32, is_back: bool) -> None:
     """Copy parameters from torch's order to ours, or back."""
     at = 0
     for layer in range(len(biased)):
         wide, high = sizes[layer], sizes[layer + 1]
-        end = at + wide * high
-        torchs, ours = torchs_P[at:end], ours_P[at:end]
-        if high < wide:
-            if is_back:
-                torchs[:] = ours
-            else:
-                ours[:] = torchs
-        elif is_back:
-            torchs.reshape(high, wide)[:] = ours.reshape(wide, high).T
+        if high >= wide:
+            rows, columns = (wide, high) if is_back else (high, wide)
+            for row in range(rows):
+                for column in range(columns):
+                    to_P[at + column * rows + row] = from_P[at + row * columns + column]
         else:
-            ours.reshape(wide, high)[:] = torchs.reshape(high, wide).T
-        at = end
+            for place in range(at, at + wide * high):
+                to_P[place] = from_P[place]
+        at += wide * high
         if biased[layer]:
-            end = at + high
-            if is_back:
-                torchs_P[at:end] = ours_P[at:end]
-            else:
-                ours_P[at:end] = torchs_P[at:end]
-            at = end
+            for place in range(at, at + high):
+                to_P[place] = from_P[place]
+            at += high
 
 
 @inlined
@@ -170,77 +166,64 @@ def _site(
     inputs_NF: F32, targets_N: I64, at_SB: I64, counts_S: I64, rate: np.float32, measured: int,
 ) -> tuple[float, int, bool]:  # fmt: skip
     """Train one site; ``w_P`` moves. Its loss and hits from step ``measured`` on; and whether its targets exist."""
-    layers, width, widest = len(biased), at_SB.shape[1], sizes.max()
+    layers, width = len(biased), at_SB.shape[1]
     outputs = np.empty(width * sizes.sum(), np.float32)  # of every layer, the first of which are the inputs
-    here, there = np.empty(width * widest, np.float32), np.empty(width * widest, np.float32)
+    here, there = np.empty(width * sizes.max(), np.float32), np.empty(width * sizes.max(), np.float32)
     targets = np.empty(width, np.int64)
     loss, hits = 0.0, 0
     for step in range(len(counts_S)):
         count = counts_S[step]
-        x = outputs[: count * sizes[0]].reshape(count, sizes[0])
         for b in range(count):
-            x[b] = inputs_NF[at_SB[step, b]]
+            outputs[b * sizes[0] : (b + 1) * sizes[0]] = inputs_NF[at_SB[step, b]]
             targets[b] = targets_N[at_SB[step, b]]
             if not 0 <= targets[b] < sizes[-1]:
                 return loss, hits, False
-        at, made = 0, width * sizes[0]
-        for layer in range(layers):
+        at = made = 0
+        for turn in range(2 * layers):  # forward through the layers, then back
+            is_forward = turn < layers
+            layer = turn if is_forward else 2 * layers - 1 - turn
             wide, high = sizes[layer], sizes[layer + 1]
-            w, bias = w_P[at : at + wide * high], w_P[at + wide * high : at + wide * high + high]
-            y = outputs[made : made + count * high].reshape(count, high)
-            if high >= wide:
-                y[:] = ZERO
-                _add_product(y, x, w.reshape(wide, high))
-            else:
-                _product_by_rows(y, x, w.reshape(high, wide))
-            if biased[layer]:
-                for b in range(count):
-                    for n in range(high):
-                        y[b, n] += bias[n]
-            if rectified[layer]:
-                for b in range(count):
-                    for n in range(high):
-                        y[b, n] = ZERO if y[b, n] < ZERO else y[b, n]
-            at += wide * high + biased[layer] * high
-            made += width * high
-            x = y
-        dy = here[: count * sizes[-1]].reshape(count, sizes[-1])
-        more = _loss(x, targets[:count], dy)
-        if step >= measured:
-            loss, hits = loss + more[0], hits + more[1]
-        for layer in range(layers - 1, -1, -1):
-            wide, high = sizes[layer], sizes[layer + 1]
-            made -= width * high
-            at -= wide * high + biased[layer] * high
-            w, bias = w_P[at : at + wide * high], w_P[at + wide * high : at + wide * high + high]
-            if rectified[layer]:
-                y = outputs[made : made + count * high].reshape(count, high)
+            if not is_forward:
+                at -= wide * high + biased[layer] * high
+                made -= width * wide
+            is_turned, end = high >= wide, at + wide * high
+            w = w_P[at:end].reshape(wide, high) if is_turned else w_P[at:end].reshape(high, wide)
+            bias = w_P[end : end + high] if biased[layer] else w_P[:0]
+            x = outputs[made : made + count * wide].reshape(count, wide)
+            y = outputs[made + width * wide : made + width * wide + count * high].reshape(count, high)
+            dy, dx = here[: count * high].reshape(count, high), there[: count * wide].reshape(count, wide)
+            if not is_forward and rectified[layer]:
                 for b in range(count):
                     for n in range(high):
                         dy[b, n] = ZERO if y[b, n] <= ZERO else dy[b, n]
-            x = outputs[made - width * wide : made - width * wide + count * wide].reshape(count, wide)
-            dx = there[: count * wide].reshape(count, wide)
-            if layer and high >= wide:
-                _product_by_rows(dx, dy, w.reshape(wide, high))
-            elif layer:
-                dx[:] = ZERO
-                _add_product(dx, dy, w.reshape(high, wide))
-            if high >= wide:
-                _add_turned_product(w.reshape(wide, high), x, dy, -rate)
-            else:
-                _add_turned_product(w.reshape(high, wide), dy, x, -rate)
-            if biased[layer]:
+            into, from_ = (y, x) if is_forward else (dx, dy)
+            if is_forward or layer:
+                if is_turned == is_forward:
+                    into[:] = ZERO
+                    _add_product(into, from_, w)
+                else:
+                    _product_by_rows(into, from_, w)
+            if is_forward:
                 for b in range(count):
-                    for n in range(high):
-                        bias[n] -= rate * dy[b, n]
-            here, there, dy = there, here, dx
+                    for n in range(len(bias)):
+                        y[b, n] += bias[n]
+                if rectified[layer]:
+                    for b in range(count):
+                        for n in range(high):
+                            y[b, n] = ZERO if y[b, n] < ZERO else y[b, n]
+                at, made = end + len(bias), made + width * wide
+                if layer == layers - 1:
+                    more = _loss(y, targets[:count], dy)
+                    if step >= measured:
+                        loss, hits = loss + more[0], hits + more[1]
+                continue
+            left, right = (x, dy) if is_turned else (dy, x)
+            _add_turned_product(w, left, right, -rate)
+            for b in range(count):
+                for n in range(len(bias)):
+                    bias[n] -= rate * dy[b, n]
+            here, there = there, here
     return loss, hits, True
-
-
-SIGNATURE = (
-    "boolean(int64[::1], boolean[::1], boolean[::1], float32[::1], float32[:,::1], int64[::1], int64[:,:,::1],"
-    " int64[:,::1], int64[::1], int64[::1], float32, int64, int64, float32[:,::1], float64[::1], int64[::1])"
-)
 
 
 def _train(
@@ -274,25 +257,51 @@ def _train(
     ready_P, w_P = np.empty_like(start_P), np.empty_like(start_P)
     _turn(sizes, biased, start_P, ready_P, False)
     for k in range(first, len(steps_K), stride):
-        w_P[:] = ready_P
+        for place in range(len(w_P)):
+            w_P[place] = ready_P[place]
         at_SB, counts_S = np.ascontiguousarray(at_SKB[:, k]), np.ascontiguousarray(counts_SK[: steps_K[k], k])
         losses_K[k], hits_K[k], is_good = _site(
             sizes, biased, rectified, w_P, inputs_NF, targets_N, at_SB, counts_S, rate, measured_K[k]
         )
         if not is_good:
             return False
-        w_P -= ready_P
-        _turn(sizes, biased, moved_KP[k], w_P, True)
+        for place in range(len(w_P)):
+            w_P[place] -= ready_P[place]
+        _turn(sizes, biased, w_P, moved_KP[k], True)
     return True
 
 
-def _compiled() -> Callable[..., bool]:
-    """The function above; where there is no place to keep it, compiled for this process."""
+def _draw(seeds_K: I64, orders_KEN: I64) -> None:
+    """The order of each site's examples in each epoch, as ``torch.randperm`` draws it from a generator of that seed.
+
+    Torch's generator is the Mersenne Twister (Matsumoto and Nishimura 1998), seeded with 32 bits, as Numba's is; and it
+    shuffles from the front (``randperm_cpu`` in ATen). Whoever uses this compares the two first.
+    """
+    size = orders_KEN.shape[2]
+    for k in range(len(seeds_K)):
+        np.random.seed(seeds_K[k] & 0xFFFFFFFF)
+        for epoch in range(orders_KEN.shape[1]):
+            order = orders_KEN[k, epoch]
+            for i in range(size):
+                order[i] = i
+            for i in range(size - 1):
+                other = i + np.random.randint(0, 1 << 32) % (size - i)
+                order[i], order[other] = order[other], order[i]
+
+
+def _compiled(function: F, signature: str) -> F:
+    """A function compiled and kept; where there is no place to keep it, compiled for this process."""
+    compiled: Any
     try:
-        kept: Callable[..., bool] = njit(SIGNATURE, cache=True, **OPTIONS)(_train)
+        compiled = njit(signature, cache=True, **OPTIONS)(function)
     except RuntimeError:
-        kept = njit(SIGNATURE, **OPTIONS)(_train)
-    return kept
+        compiled = njit(signature, **OPTIONS)(function)
+    return cast(F, compiled)
 
 
-train = _compiled()
+train = _compiled(
+    _train,
+    "boolean(int64[::1], boolean[::1], boolean[::1], float32[::1], float32[:,::1], int64[::1], int64[:,:,::1],"
+    " int64[:,::1], int64[::1], int64[::1], float32, int64, int64, float32[:,::1], float64[::1], int64[::1])",
+)
+draw = _compiled(_draw, "void(int64[::1], int64[:,:,::1])")

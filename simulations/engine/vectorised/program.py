@@ -13,6 +13,7 @@ from fl.tasks.base import Task
 from fl.tasks.device import choose_precision
 from fl.tasks.training import TrainingConfig
 from simulations.engine.vectorised import first, layers, pictures
+from simulations.engine.vectorised.batch import Batch
 from simulations.engine.vectorised.chain import Chain, chain_of
 from simulations.engine.vectorised.first import FirstConvolution
 from simulations.engine.vectorised.optimisers import is_plain
@@ -76,31 +77,6 @@ class Program(Protocol):
             Its outputs, ``(K, B, …)``, and the loss of each copy, ``(K,)``; none where that is cross entropy.
         """
         ...
-
-
-class Batch:
-    """One batch of each of the first ``K`` copies.
-
-    Attributes:
-        inputs: ``(K, B, …)``.
-        targets: ``(K, B)``.
-        weights: Each example's part in its copy's mean, ``(K, B)``, 0 for padding; one number where there is none.
-        counts: How many of each copy's examples are none of the padding.
-        generators: Each copy's random numbers, if the model draws some.
-    """
-
-    __slots__ = ("counts", "generators", "inputs", "targets", "weights")
-
-    def __init__(
-        self,
-        inputs: Tensor,
-        targets: Tensor,
-        weights: Tensor | float,
-        counts: Sequence[int],
-        generators: Sequence[torch.Generator] = (),
-    ) -> None:
-        self.inputs, self.targets, self.weights = inputs, targets, weights
-        self.counts, self.generators = counts, generators
 
 
 class Kernels:

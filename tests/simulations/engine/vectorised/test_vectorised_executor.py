@@ -15,8 +15,9 @@ from torch.utils.data import TensorDataset
 from fl.errors import TaskError
 from fl.rounds.port import Request
 from fl.tasks import Site, TrainingConfig
+from simulations.engine.vectorised.batch import Batch
 from simulations.engine.vectorised.executor import TOLERANCE
-from simulations.engine.vectorised.program import Batch, Kernels, Parameters, program_for
+from simulations.engine.vectorised.program import Kernels, Parameters, program_for
 from simulations.engine.work import Job
 from tests.simulations.engine.vectorised import made_up
 from tests.simulations.engine.vectorised.made_up import CPU, MadeUp, alone, distance, kept, same_metrics, vector
