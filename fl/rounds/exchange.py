@@ -114,7 +114,7 @@ class Exchange:
                 earlier = reply.request
                 if earlier.stage == "forget":
                     continue  # nobody waits for it
-                if earlier != request:
+                if earlier is not request and earlier != request:
                     self.journal.append(events.ReplyLate(round=earlier.round, phase=earlier.phase, site=reply.site))
                 elif reply.site in waiting:
                     waiting.discard(reply.site)

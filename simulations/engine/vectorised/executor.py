@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
@@ -182,17 +183,19 @@ class Vectorised:
         lined_up = Lanes(examples, seeds, training, self._device, chain.draw if chain else None)
         start_P = self._start(model)
         if chain and is_plain(training):
-            done = chain.train(lined_up, start_P.numpy(), training.learning_rate, self._on_threads)
-        moved_KP, metrics_K = done or self._step_by_step(lined_up, seeds, start_P, training)
+            done = chain.train(lined_up, start_P, training.learning_rate, self._on_threads)
+        if not done:
+            done = self._step_by_step(lined_up, seeds, torch.tensor(start_P, device=self._device), training)
+        moved_KP, metrics_K = done
         moved_KP = _spread(moved_KP, self.program.layout, model.layout)
         wall_s = time.perf_counter() - started_s
-        report = dataclasses.asdict(self._report(training, wall_s / len(jobs), lined_up.samples / wall_s))
+        report = self._report(training, wall_s / len(jobs), lined_up.samples / wall_s)
         replies = {}
         for lane, (place, metrics) in enumerate(zip(lined_up.order, metrics_K, strict=True)):
             replies[jobs[place].site.id] = Reply(
                 site=jobs[place].site.id,
                 request=jobs[place].request,
-                num_examples=len(examples[place].targets),
+                num_examples=examples[place].number,
                 metrics=metrics,
                 arrays=VectorArrays(model.layout, moved_KP[lane]),
                 report=report,
@@ -240,7 +243,7 @@ class Vectorised:
             self._rooms[number] = Parameters(self.program.layout, number, self._device)
         return self._rooms[number]
 
-    def _start(self, model: Model) -> Tensor:
+    def _start(self, model: Model) -> F32:
         """The trained parameters of the global model, shape ``(P,)``."""
         arrays = model.arrays()
         self.program.load(arrays)
@@ -252,10 +255,10 @@ class Vectorised:
         )
         if mine.size != len(vector_P):
             raise ValueError("these parameters are not of this model")
-        return torch.tensor(vector_P, device=self._device)
+        return vector_P
 
-    def _report(self, training: TrainingConfig, wall_s: float, samples_per_s: float) -> LoopReport:
-        return LoopReport(
+    def _report(self, training: TrainingConfig, wall_s: float, samples_per_s: float) -> dict[str, Any]:
+        report = LoopReport(
             device=self._device.type,
             precision=self._precision,
             micro_batch_size=training.batch_size,
@@ -266,6 +269,7 @@ class Vectorised:
             energy_j=None,
             cpu_s=None,
         )
+        return {name: getattr(report, name) for name in LoopReport.__slots__}
 
 
 def _spread(moved_KP: F32, trained: Layout, whole: Layout) -> F32:

@@ -7,6 +7,7 @@ are sorted by how many steps they have, so that those which still train are alwa
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -42,15 +43,18 @@ class Examples:
         inputs: ``(N, …)``; of pictures, the channels may be last in memory.
         targets: ``(N, …)``.
         kind: Shapes and types of one of them: sites side by side have the same.
+        number: How many they are, N.
     """
 
     inputs: Tensor
     targets: Tensor
     kind: tuple[object, ...] = dataclasses.field(init=False)
+    number: int = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
         kind = tuple((it.shape[1:], it.dtype) for it in (self.inputs, self.targets))
         object.__setattr__(self, "kind", kind)
+        object.__setattr__(self, "number", len(self.targets))
 
     @property
     def size_bytes(self) -> int:
@@ -147,29 +151,20 @@ class Lanes:
         device: torch.device,
         draw: Draw | None = None,
     ) -> None:
-        sizes = np.array([len(it.targets) for it in examples])
-        per_epoch = -(-sizes // training.batch_size)
-        if training.max_batches is not None:
-            per_epoch = np.minimum(per_epoch, training.max_batches)
-        self.order: I64 = np.argsort(-per_epoch, kind="stable")
-        sizes, self.per_epoch_K = sizes[self.order], per_epoch[self.order]
-        self.measured_K = np.minimum(sizes, self.per_epoch_K * training.batch_size)
-        self.last_K = self.per_epoch_K * training.epochs
-        self.steps = int(self.last_K[0])
+        shape = _shape(
+            tuple(it.number for it in examples), training.batch_size, training.max_batches, training.epochs
+        )
+        self.order, self.counts_SK, self.last_K = shape.order, shape.counts_SK, shape.last_K
+        self.per_epoch_K, self.measured_K = shape.per_epoch_K, shape.measured_K
+        self.steps, self.samples = len(self.counts_SK), shape.samples
         self._device = device
         self._join([examples[i] for i in self.order])
-        starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-        width = min(training.batch_size, int(sizes.max()))
-        self.at_SKB = np.zeros((self.steps, len(examples), width), np.int64)
-        self.counts_SK = np.zeros((self.steps, len(examples)), np.int64)
-        lane, draw = 0, draw or drawn_by_torch
-        for (size, in_epoch), alike in itertools.groupby(zip(sizes.tolist(), self.per_epoch_K.tolist(), strict=True)):
-            lanes = slice(lane, lane := lane + len(list(alike)))
-            orders = draw([seeding.derive(seeds[i], "order") for i in self.order[lanes]], training.epochs, size)
-            places, counts = _places(orders, in_epoch, width)
-            self.at_SKB[: len(counts), lanes] = places.swapaxes(0, 1) + starts[lanes, None]
-            self.counts_SK[: len(counts), lanes] = counts[:, None]
-        self.samples = int(self.counts_SK.sum())
+        self.at_SKB = np.zeros((self.steps, len(examples), shape.width), np.int64)
+        for alike in shape.alike:
+            own = [seeding.derive(seeds[i], "order") for i in self.order[alike.lanes]]
+            orders_KEN = (draw or drawn_by_torch)(own, training.epochs, alike.size)
+            places_KSB = _places(orders_KEN, alike.per_epoch, shape.width)
+            self.at_SKB[: places_KSB.shape[1], alike.lanes] = (places_KSB + shape.starts_K[alike.lanes]).swapaxes(0, 1)
 
     def _join(self, examples: Sequence[Examples]) -> None:
         """Put all examples into one tensor; rows are gathered, so channels that are last in memory are last in it."""
@@ -237,8 +232,68 @@ def drawn_by_torch(seeds: Sequence[int], epochs: int, size: int) -> I64:
     return orders
 
 
-def _places(orders_KEN: I64, in_epoch: int, width: int) -> tuple[I64, I64]:
-    """Which of its examples each site takes in each step, ``(K, S, width)``, padded with the first; and how many."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Alike:
+    """Lanes next to each other that have as many examples."""
+
+    lanes: slice
+    size: int
+    per_epoch: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Shape:
+    """What the numbers of examples say of lanes; see ``Lanes``.
+
+    Attributes:
+        width: Of a batch.
+        starts_K: Where a lane's examples begin among all of them, shape ``(K, 1, 1)``.
+        alike: The lanes by their numbers of examples.
+    """
+
+    order: I64
+    per_epoch_K: I64
+    measured_K: I64
+    last_K: I64
+    counts_SK: I64
+    samples: int
+    width: int
+    starts_K: I64
+    alike: Sequence[_Alike]
+
+
+@functools.lru_cache(maxsize=64)
+def _shape(numbers: tuple[int, ...], batch_size: int, max_batches: int | None, epochs: int) -> _Shape:
+    sizes = np.array(numbers)
+    per_epoch = -(-sizes // batch_size)
+    if max_batches is not None:
+        per_epoch = np.minimum(per_epoch, max_batches)
+    order = np.argsort(-per_epoch, kind="stable")
+    sizes, per_epoch_K = sizes[order], per_epoch[order]
+    last_K = per_epoch_K * epochs
+    width = min(batch_size, int(sizes.max()))
+    # The last batch of an epoch is smaller, unless the epoch is cut short before it.
+    batch_K, steps_S = np.minimum(width, sizes), np.arange(int(last_K[0]))[:, None]
+    rest_K = np.minimum(sizes, per_epoch_K * batch_size) - (per_epoch_K - 1) * batch_size
+    counts_SK = np.where((steps_S + 1) % per_epoch_K == 0, rest_K, batch_K) * (steps_S < last_K)
+    alike, lane = [], 0
+    for (size, in_epoch), those in itertools.groupby(zip(sizes.tolist(), per_epoch_K.tolist(), strict=True)):
+        alike.append(_Alike(slice(lane, lane := lane + len(list(those))), size, in_epoch))
+    return _Shape(
+        order=order,
+        per_epoch_K=per_epoch_K,
+        measured_K=np.minimum(sizes, per_epoch_K * batch_size),
+        last_K=last_K,
+        counts_SK=np.ascontiguousarray(counts_SK),
+        samples=int(counts_SK.sum()),
+        width=width,
+        starts_K=(np.cumsum(sizes) - sizes)[:, None, None],
+        alike=alike,
+    )
+
+
+def _places(orders_KEN: I64, in_epoch: int, width: int) -> I64:
+    """Which of its examples each site takes in each step, ``(K, S, width)``, padded with the first."""
     lanes, epochs, size = orders_KEN.shape
     number = min(size, in_epoch * width)
     if number == in_epoch * width:
@@ -246,6 +301,4 @@ def _places(orders_KEN: I64, in_epoch: int, width: int) -> tuple[I64, I64]:
     else:
         places = np.zeros((lanes, epochs, in_epoch * width), np.int64)
         places[..., :number] = orders_KEN[..., :number]
-    counts = np.full((epochs, in_epoch), width)
-    counts[:, -1] -= in_epoch * width - number
-    return places.reshape(lanes, -1, width), counts.reshape(-1)
+    return places.reshape(lanes, -1, width)
