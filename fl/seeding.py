@@ -24,7 +24,9 @@ def derive(seed: int, *purpose: str | int) -> int:
         >>> derive(7, "cohort", 1) == derive(7, "cohort", 2)
         False
     """
-    text = "\x1f".join([str(seed), *[f"{type(part).__name__}:{part}" for part in purpose]])
+    text = str(seed)
+    for part in purpose:
+        text += f"\x1f{type(part).__name__}:{part}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
