@@ -21,13 +21,14 @@ class EngineConfig:
     in one computation; ``auto``: what a short trial finds to be fastest."""
 
     workers: int | None = None
-    """Processes; unset: one, or one a core or GPU, whichever is faster. The result doesn't depend on it."""
+    """Processes, or threads of a native function; unset: one process, or one a core or GPU, whichever is faster. The
+    result doesn't depend on it."""
 
     width: int | None = None
     """How many sites ``vectorised`` trains in one computation; unset: as many as pay."""
 
     compile: bool | None = None
-    """Whether torch compiles what ``vectorised`` computes; unset: where the run is long enough for it."""
+    """Whether what ``vectorised`` computes is compiled; unset: where the run is long enough for it."""
 
     def __post_init__(self) -> None:
         check_range("engine.workers", self.workers, at_least=1, at_most=1024)

@@ -37,7 +37,7 @@ class Plan:
         side_by_side: Whether several sites are trained in one computation.
         workers: Processes; with 1, sites are trained in this one.
         width: How many sites in one computation.
-        is_compiled: Whether torch compiles that.
+        is_compiled: Whether that is compiled.
     """
 
     side_by_side: bool = False

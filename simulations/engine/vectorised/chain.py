@@ -13,6 +13,7 @@ from torch import nn
 
 from fl.arrays import F32
 from fl.errors import TaskError
+from fl.tasks.training import TrainingConfig
 from simulations.engine.vectorised.lanes import I64, Lanes, drawn_by_torch
 
 Spread = Callable[[Callable[[int, int], bool]], list[bool]]
@@ -62,14 +63,14 @@ class Chain:
         return orders_KEN
 
     def train(
-        self, lanes: Lanes, start_P: F32, rate: float, spread: Spread
+        self, lanes: Lanes, start_P: F32, training: TrainingConfig, spread: Spread
     ) -> tuple[F32, list[dict[str, float]]] | None:
-        """Take all steps of plain SGD.
+        """Take all steps of SGD.
 
         Args:
             lanes: The sites.
             start_P: Where they begin, shape ``(P,)``.
-            rate: The learning rate.
+            training: Its constants.
             spread: Over threads; the result does not hang on their number.
 
         Returns:
@@ -85,10 +86,11 @@ class Chain:
             self._moved_KP = np.empty((number, len(start_P)), np.float32)
         losses_K, hits_K = np.empty(number), np.empty(number, np.int64)
         native: Any = self._native
+        constants = training.learning_rate, training.momentum, training.weight_decay, training.proximal_mu
         common = (
             self._sizes, self._biased, self._rectified, start_P,
             inputs.numpy().reshape(len(inputs), -1), targets.numpy(), lanes.at_SKB, lanes.counts_SK,
-            lanes.last_K, lanes.last_K - lanes.per_epoch_K, np.float32(rate),
+            lanes.last_K, lanes.last_K - lanes.per_epoch_K, *(np.float32(it) for it in constants),
         )  # fmt: skip
 
         def some(first: int, stride: int) -> bool:

@@ -151,9 +151,7 @@ class Lanes:
         device: torch.device,
         draw: Draw | None = None,
     ) -> None:
-        shape = _shape(
-            tuple(it.number for it in examples), training.batch_size, training.max_batches, training.epochs
-        )
+        shape = _shape(tuple(it.number for it in examples), training.batch_size, training.max_batches, training.epochs)
         self.order, self.counts_SK, self.last_K = shape.order, shape.counts_SK, shape.last_K
         self.per_epoch_K, self.measured_K = shape.per_epoch_K, shape.measured_K
         self.steps, self.samples = len(self.counts_SK), shape.samples

@@ -161,11 +161,26 @@ def _loss(outputs: F32, targets: I64, gradient: F32) -> tuple[float, int]:
 
 
 @inlined
+def _slow_down(w: F32, start: F32, v: F32, momentum: np.float32, decay: np.float32, pull: np.float32) -> None:
+    """What a velocity becomes before the gradient of the loss is added: of weight decay and FedProx's term, too."""
+    for n in range(len(v)):
+        v[n] = momentum * v[n] + decay * w[n] + pull * (w[n] - start[n])
+
+
+@inlined
+def _move(w: F32, v: F32, rate: np.float32) -> None:
+    for n in range(len(w)):
+        w[n] -= rate * v[n]
+
+
+@inlined
 def _site(
-    sizes: I64, biased: Flags, rectified: Flags, w_P: F32,
-    inputs_NF: F32, targets_N: I64, at_SB: I64, counts_S: I64, rate: np.float32, measured: int,
+    sizes: I64, biased: Flags, rectified: Flags, start_P: F32, w_P: F32, v_P: F32,
+    inputs_NF: F32, targets_N: I64, at_SB: I64, counts_S: I64, measured: int,
+    rate: np.float32, momentum: np.float32, decay: np.float32, pull: np.float32,
 ) -> tuple[float, int, bool]:  # fmt: skip
     """Train one site; ``w_P`` moves. Its loss and hits from step ``measured`` on; and whether its targets exist."""
+    is_plain = momentum == ZERO and decay == ZERO and pull == ZERO
     layers, width = len(biased), at_SB.shape[1]
     outputs = np.empty(width * sizes.sum(), np.float32)  # of every layer, the first of which are the inputs
     here, there = np.empty(width * sizes.max(), np.float32), np.empty(width * sizes.max(), np.float32)
@@ -217,18 +232,27 @@ def _site(
                     if step >= measured:
                         loss, hits = loss + more[0], hits + more[1]
                 continue
+            # Plain steps move the parameters at once; others the velocity, and that the parameters.
+            last = end + len(bias)
+            v, scale = (w, -rate) if is_plain else (v_P[at:end].reshape(w.shape), ONE)
+            v_bias = bias if is_plain else v_P[end:last]
+            if not is_plain:
+                _slow_down(w_P[at:last], start_P[at:last], v_P[at:last], momentum, decay, pull)
             left, right = (x, dy) if is_turned else (dy, x)
-            _add_turned_product(w, left, right, -rate)
+            _add_turned_product(v, left, right, scale)
             for b in range(count):
                 for n in range(len(bias)):
-                    bias[n] -= rate * dy[b, n]
+                    v_bias[n] += scale * dy[b, n]
+            if not is_plain:
+                _move(w_P[at:last], v_P[at:last], rate)
             here, there = there, here
     return loss, hits, True
 
 
 def _train(
     sizes: I64, biased: Flags, rectified: Flags, start_P: F32,
-    inputs_NF: F32, targets_N: I64, at_SKB: I64, counts_SK: I64, steps_K: I64, measured_K: I64, rate: np.float32,
+    inputs_NF: F32, targets_N: I64, at_SKB: I64, counts_SK: I64, steps_K: I64, measured_K: I64,
+    rate: np.float32, momentum: np.float32, decay: np.float32, pull: np.float32,
     first: int, stride: int, moved_KP: F32, losses_K: F64, hits_K: I64,
 ) -> bool:  # fmt: skip
     """Train every ``stride``-th site from the first one on: sites, and so processors, have nothing in common.
@@ -245,6 +269,9 @@ def _train(
         steps_K: How many steps a site has.
         measured_K: The step from which on loss and hits count.
         rate: The learning rate.
+        momentum: Of SGD.
+        decay: Of the weights.
+        pull: FedProx's mu.
         first: The first site to train.
         stride: Which ones after it.
         moved_KP: How far each site's parameters moved goes here.
@@ -254,15 +281,17 @@ def _train(
     Returns:
         Whether all targets are classes of the model; if not, nothing that was written counts.
     """
-    ready_P, w_P = np.empty_like(start_P), np.empty_like(start_P)
+    ready_P, w_P, v_P = np.empty_like(start_P), np.empty_like(start_P), np.empty_like(start_P)
     _turn(sizes, biased, start_P, ready_P, False)
     for k in range(first, len(steps_K), stride):
         for place in range(len(w_P)):
             w_P[place] = ready_P[place]
+            v_P[place] = ZERO
         at_SB, counts_S = np.ascontiguousarray(at_SKB[:, k]), np.ascontiguousarray(counts_SK[: steps_K[k], k])
         losses_K[k], hits_K[k], is_good = _site(
-            sizes, biased, rectified, w_P, inputs_NF, targets_N, at_SB, counts_S, rate, measured_K[k]
-        )
+            sizes, biased, rectified, ready_P, w_P, v_P,
+            inputs_NF, targets_N, at_SB, counts_S, measured_K[k], rate, momentum, decay, pull,
+        )  # fmt: skip
         if not is_good:
             return False
         for place in range(len(w_P)):
@@ -301,7 +330,8 @@ def _compiled(function: F, signature: str) -> F:
 
 train = _compiled(
     _train,
-    "boolean(int64[::1], boolean[::1], boolean[::1], float32[::1], float32[:,::1], int64[::1], int64[:,:,::1],"
-    " int64[:,::1], int64[::1], int64[::1], float32, int64, int64, float32[:,::1], float64[::1], int64[::1])",
+    "boolean(int64[::1], boolean[::1], boolean[::1], float32[::1],"
+    " float32[:,::1], int64[::1], int64[:,:,::1], int64[:,::1], int64[::1], int64[::1],"
+    " float32, float32, float32, float32, int64, int64, float32[:,::1], float64[::1], int64[::1])",
 )
 draw = _compiled(_draw, "void(int64[::1], int64[:,:,::1])")

@@ -16,7 +16,6 @@ from simulations.engine.vectorised import first, layers, pictures
 from simulations.engine.vectorised.batch import Batch
 from simulations.engine.vectorised.chain import Chain, chain_of
 from simulations.engine.vectorised.first import FirstConvolution
-from simulations.engine.vectorised.optimisers import is_plain
 from simulations.engine.vectorised.parameters import Parameters
 
 STATELESS: tuple[type[nn.Module], ...] = (
@@ -199,7 +198,7 @@ def program_for(task: Task, training: TrainingConfig, device: torch.device) -> t
     else:
         why = unsupported(model)
     if not why:
-        is_usual = device.type == "cpu" and has_default(task, "metrics") and is_plain(training)
+        is_usual = device.type == "cpu" and has_default(task, "metrics") and training.optimiser == "sgd"
         chain = chain_of([module for _, module in _flat(model)]) if is_usual else None
         return Kernels(model, device, chain), "batched kernels"
     if len(list(model.named_parameters(remove_duplicate=False))) > len(list(model.parameters())):

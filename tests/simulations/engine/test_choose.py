@@ -181,6 +181,15 @@ def test_a_cohort_is_divided_evenly_among_the_processes_that_are_tried(monkeypat
         assert asked.plan == dataclasses.replace(choice.plan, workers=workers)
 
 
+def test_a_chain_of_linear_layers_is_compiled_for_a_run_that_takes_another_second() -> None:
+    task = MadeUp(make=lambda: nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), sizes=(8,) * 12)
+    _, choice = chosen(EngineConfig(), task)
+    assert choice.plan.is_compiled
+    assert "vectorised, 64 sites at once (linear layers, native)" in choice.seconds
+    _, choice = chosen(EngineConfig(compile=False), task)
+    assert not choice.plan.is_compiled
+
+
 @pytest.mark.slow
 def test_a_long_run_is_compiled_and_the_log_says_what_that_took(caplog: pytest.LogCaptureFixture) -> None:
     def convolved() -> nn.Module:
