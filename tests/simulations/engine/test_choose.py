@@ -65,7 +65,7 @@ def chosen(
 
 def test_sites_of_a_tiny_model_are_trained_side_by_side(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        _, choice = chosen(EngineConfig(workers=1))
+        _, choice = chosen(EngineConfig(workers=1, compile=False))
     assert choice.plan == Plan(side_by_side=True, width=WIDEST)
     assert choice.seconds["vectorised, 64 sites at once (batched kernels)"] < choice.seconds["sequential"]
     assert "engine: vectorised, 64 sites at once (batched kernels): the fastest of the trial (ms a site:" in caplog.text
@@ -90,8 +90,11 @@ def test_exact_never_trains_side_by_side() -> None:
     [
         (EngineConfig(mode="sequential"), Plan()),
         (EngineConfig(mode="pool", workers=3), Plan(workers=3)),
-        (EngineConfig(mode="vectorised", width=4, workers=2), Plan(side_by_side=True, width=4, workers=2)),
-        (EngineConfig(mode="vectorised", width=4, workers=1), Plan(side_by_side=True, width=4)),
+        (
+            EngineConfig(mode="vectorised", width=4, workers=2, compile=False),
+            Plan(side_by_side=True, width=4, workers=2),
+        ),
+        (EngineConfig(mode="vectorised", width=4, workers=1, compile=False), Plan(side_by_side=True, width=4)),
     ],
     ids=lambda value: "",
 )
