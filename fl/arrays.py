@@ -304,6 +304,8 @@ def write_arrays(
 
 def vector_of(arrays: Arrays, out: F32 | None = None) -> F32:
     """All arrays one after the other in one vector, float32: a new one, or ``out``."""
+    if isinstance(arrays, VectorArrays) and out is None:
+        return arrays.vector_P.copy()
     blocks = [arrays.vector_P] if isinstance(arrays, VectorArrays) else list(flat_blocks(arrays))
     vector_P: F32 = np.concatenate(blocks, out=out)
     return vector_P

@@ -191,5 +191,7 @@ def _finite_blocks(arrays: Arrays) -> Iterator[F32]:
 
 
 def _is_finite(vector: F32) -> bool:
+    if len(vector) <= CHECK_BLOCK:
+        return bool(np.isfinite(vector).all())
     blocks = (vector[start : start + CHECK_BLOCK] for start in range(0, len(vector), CHECK_BLOCK))
     return all(np.isfinite(block).all() for block in blocks)

@@ -157,9 +157,10 @@ class Vectorised:
         replies: dict[str, Reply] = {}
         if together and first:
             replies = self._side_by_side([job for job, _ in together], [it for _, it in together], model)
-        rest = [job for job in jobs if job.site.id not in replies]
-        with torch.enable_grad():
-            replies |= {reply.site: reply for reply in _kept(self._alone.execute(rest, model))}
+        if len(together) < len(jobs):
+            rest = [job for job in jobs if job.site.id not in replies]
+            with torch.enable_grad():
+                replies |= {reply.site: reply for reply in _kept(self._alone.execute(rest, model))}
         return [replies[job.site.id] for job in jobs]
 
     def _examples(self, job: Job) -> lanes.Examples | None:
