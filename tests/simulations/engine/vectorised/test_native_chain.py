@@ -74,17 +74,22 @@ def stepless(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Vectorised, "_step_by_step", fail)
 
 
+TRAININGS = {
+    "batches of 8": dataclasses.replace(TRAINING, batch_size=8, epochs=1),
+    "of all": dataclasses.replace(TRAINING, batch_size=100, epochs=3),
+    "a few": dataclasses.replace(TRAINING, batch_size=3, max_batches=2),
+    "momentum": dataclasses.replace(TRAINING, momentum=0.9),
+    "everything": dataclasses.replace(TRAINING, momentum=0.5, weight_decay=0.1, proximal_mu=0.5),
+    "FedProx": dataclasses.replace(TRAINING, proximal_mu=2.0),
+}
+
+
 @pytest.mark.usefixtures("stepless")
-@pytest.mark.parametrize("name", CHAINS)
-@pytest.mark.parametrize("training", [
-    TRAINING,
-    dataclasses.replace(TRAINING, batch_size=8, epochs=1),
-    dataclasses.replace(TRAINING, batch_size=100, epochs=3),
-    dataclasses.replace(TRAINING, batch_size=3, max_batches=2),
-    dataclasses.replace(TRAINING, momentum=0.9),
-    dataclasses.replace(TRAINING, momentum=0.5, weight_decay=0.1, proximal_mu=0.5),
-    dataclasses.replace(TRAINING, proximal_mu=2.0),
-], ids=["batches of 5", "of 8", "of all", "few", "momentum", "everything", "FedProx"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "training"),
+    [(name, TRAINING) for name in CHAINS] + [(name, it) for it in TRAININGS.values() for name in ("deep", "one bias")],
+    ids=[*CHAINS, *(f"{name}, {it}" for it in TRAININGS for name in ("deep", "one bias"))],
+)
 def test_a_chain_trains_as_its_sites_alone(name: str, training: TrainingConfig) -> None:
     task = MadeUp(**CHAINS[name])
     model, jobs = made_up.start_of(task), made_up.jobs_of(task)
