@@ -139,8 +139,12 @@ class VectorArrays(Mapping[str, F32]):
         return len(self.layout.entries)
 
 
+SMALL_BYTES = 1 << 16
+"""A file up to this size is read sooner than it is mapped."""
+
+
 class ArrayFile:
-    """A safetensors file in layout order, memory-mapped read-only.
+    """A safetensors file in layout order, memory-mapped read-only; a small one is read.
 
     Attributes:
         path: Where it is.
@@ -150,20 +154,22 @@ class ArrayFile:
     """
 
     def __init__(self, path: Path) -> None:
-        """Map the file.
+        """Map or read the file.
 
         Raises:
             JournalError: If it is missing, cut short, or not a float32 safetensors file without gaps.
         """
         self.path = path
         try:
-            with path.open("rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            with open(path, "rb", buffering=0) as file:
+                is_small = os.fstat(file.fileno()).st_size <= SMALL_BYTES
+                self._map = None if is_small else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                content = file.read() if self._map is None else self._map
         except (OSError, ValueError) as err:
             raise JournalError(f"cannot read {path}: {err}") from err
         try:
-            self.layout, self.metadata, start = _read_header(memoryview(self._map))
-            self.vector_P: F32 = np.frombuffer(self._map, np.float32, self.layout.size, start)
+            self.layout, self.metadata, start = _read_header(memoryview(content))
+            self.vector_P: F32 = np.frombuffer(content, np.float32, self.layout.size, start)
         except (ValueError, KeyError, TypeError, struct.error) as err:
             raise JournalError(f"{path} is not a whole safetensors file: {err}") from err
 
@@ -173,14 +179,15 @@ class ArrayFile:
 
     def release(self) -> None:
         """Give the mapped pages back: they are read again when touched, and no longer count as ours."""
-        if hasattr(mmap, "MADV_DONTNEED"):
+        if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)
 
     def close(self) -> None:
         """Unmap as soon as no view is left."""
         del self.vector_P
         with contextlib.suppress(BufferError):  # a view is still alive: the map goes with it
-            self._map.close()
+            if self._map is not None:
+                self._map.close()
 
     def __enter__(self) -> ArrayFile:
         return self

@@ -117,6 +117,7 @@ class Journal:
             self._started = self.clock.monotonic() if self.clock.origin_s is None else self.clock.origin_s
             self._file = self._events_path.open("r+b", buffering=0)
             self._file.seek(reader.offset)
+            self._end = reader.offset
             if reader.torn_bytes:
                 self._file.truncate()
                 self.append(events.TailDropped(line=self._seq + 1, size_bytes=reader.torn_bytes))
@@ -178,18 +179,18 @@ class Journal:
         now = datetime.datetime.fromtimestamp(self.clock.wall(), datetime.UTC)
         record = Record(self._seq, now, round(self.clock.monotonic() - self._started, 3), event)
         line, check = _encode(record, self._check)
-        offset = self._file.tell()
+        descriptor = self._file.fileno()
         try:
-            view = memoryview(line)
-            while view:
-                view = view[os.write(self._file.fileno(), view) :]
+            written = os.write(descriptor, line)
+            while written < len(line):
+                written += os.write(descriptor, line[written:])
             if self.durable:
-                os.fsync(self._file.fileno())
+                os.fsync(descriptor)
         except OSError as err:
-            self._file.seek(offset)
+            self._file.seek(self._end)
             self._file.truncate()
             raise storage_error(self._events_path, err) from err
-        self._seq, self._check = self._seq + 1, check
+        self._seq, self._check, self._end = self._seq + 1, check, self._end + written
         self.state.apply(record)
         self.listener(record)
 
