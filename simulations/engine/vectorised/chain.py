@@ -15,6 +15,7 @@ from fl.arrays import F32
 from fl.errors import TaskError
 from fl.tasks.training import TrainingConfig
 from simulations.engine.vectorised.lanes import I64, Lanes, drawn_by_torch
+from simulations.engine.vectorised.pictures import flattens
 
 Spread = Callable[[Callable[[int, int], bool]], list[bool]]
 """Calls something with ``(0, n)``, ``(1, n)``, … ``(n - 1, n)``, at once if it can."""
@@ -117,10 +118,6 @@ def chain_of(modules: list[nn.Module]) -> Chain | None:
             layers.append((module, False))  # type: ignore[arg-type]
         elif kind is nn.ReLU and layers and not layers[-1][1]:
             layers[-1] = layers[-1][0], True
-        elif kind is not nn.Identity and not (place == 0 and _flattens(module)):
+        elif kind is not nn.Identity and not (place == 0 and flattens(module)):
             return None
     return Chain(layers) if layers else None
-
-
-def _flattens(module: nn.Module) -> bool:
-    return type(module) is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1)

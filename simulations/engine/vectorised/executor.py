@@ -183,7 +183,7 @@ class Vectorised:
         chain, done = self.program.chain, None
         lined_up = Lanes(examples, seeds, training, self._device, chain.draw if chain else None)
         start_P = self._start(model)
-        if chain and training.optimiser == "sgd":
+        if chain:
             done = chain.train(lined_up, start_P, training, self._on_threads)
         if not done:
             done = self._step_by_step(lined_up, seeds, torch.tensor(start_P, device=self._device), training)

@@ -268,11 +268,11 @@ def _shape(numbers: tuple[int, ...], batch_size: int, max_batches: int | None, e
         per_epoch = np.minimum(per_epoch, max_batches)
     order = np.argsort(-per_epoch, kind="stable")
     sizes, per_epoch_K = sizes[order], per_epoch[order]
-    last_K = per_epoch_K * epochs
+    last_K, measured_K = per_epoch_K * epochs, np.minimum(sizes, per_epoch_K * batch_size)
     width = min(batch_size, int(sizes.max()))
     # The last batch of an epoch is smaller, unless the epoch is cut short before it.
     batch_K, steps_S = np.minimum(width, sizes), np.arange(int(last_K[0]))[:, None]
-    rest_K = np.minimum(sizes, per_epoch_K * batch_size) - (per_epoch_K - 1) * batch_size
+    rest_K = measured_K - (per_epoch_K - 1) * batch_size
     counts_SK = np.where((steps_S + 1) % per_epoch_K == 0, rest_K, batch_K) * (steps_S < last_K)
     alike, lane = [], 0
     for (size, in_epoch), those in itertools.groupby(zip(sizes.tolist(), per_epoch_K.tolist(), strict=True)):
@@ -280,7 +280,7 @@ def _shape(numbers: tuple[int, ...], batch_size: int, max_batches: int | None, e
     return _Shape(
         order=order,
         per_epoch_K=per_epoch_K,
-        measured_K=np.minimum(sizes, per_epoch_K * batch_size),
+        measured_K=measured_K,
         last_K=last_K,
         counts_SK=np.ascontiguousarray(counts_SK),
         samples=int(counts_SK.sum()),

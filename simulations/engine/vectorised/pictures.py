@@ -154,6 +154,11 @@ def of_any_number(x: Tensor) -> Tensor:
     return x
 
 
+def flattens(module: nn.Module) -> bool:
+    """Whether a module makes one row of each example."""
+    return type(module) is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1)
+
+
 class Flatten:
     """``nn.Flatten()``: channels first, whatever the memory's order."""
 

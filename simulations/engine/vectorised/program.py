@@ -277,7 +277,7 @@ def _layer_of(module: nn.Module, prefix: str) -> layers.Layer:
         return layers.ReLU()
     if type(module) is nn.Dropout:
         return layers.Dropout(module)
-    if type(module) is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1):
+    if pictures.flattens(module):
         return pictures.Flatten()
     if type(module) is nn.MaxPool2d and _is_2x2(module):
         return pictures.MaxPool2x2(is_rectified=False)

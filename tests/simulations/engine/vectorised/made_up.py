@@ -51,6 +51,23 @@ class MadeUp(Task):
         return self.train_data(site)
 
 
+@dataclasses.dataclass(frozen=True)
+class Counting(MadeUp):
+    """Measures something of its own."""
+
+    def metrics(self, outputs: Any, targets: torch.Tensor) -> dict[str, float]:
+        return {"ones": (targets == 1).float().mean().item()}
+
+
+@dataclasses.dataclass(frozen=True)
+class OneIsHuge(MadeUp):
+    """The inputs of the second site are so large that its training diverges."""
+
+    def train_data(self, site: Site) -> TensorDataset:
+        inputs, targets = super().train_data(site).tensors
+        return TensorDataset(inputs * (1e30 if site.partition_id == 1 else 1), targets)
+
+
 def alone(task: Task, training: TrainingConfig) -> Sequential:
     return Sequential(lambda site: Worker(task, training, site))
 

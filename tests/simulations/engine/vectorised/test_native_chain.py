@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -24,7 +23,17 @@ from simulations.engine.vectorised.executor import TOLERANCE, Vectorised
 from simulations.engine.vectorised.lanes import drawn_by_torch
 from simulations.engine.vectorised.program import program_for
 from tests.simulations.engine.vectorised import made_up
-from tests.simulations.engine.vectorised.made_up import CPU, MadeUp, alone, distance, kept, same_metrics, vector
+from tests.simulations.engine.vectorised.made_up import (
+    CPU,
+    Counting,
+    MadeUp,
+    OneIsHuge,
+    alone,
+    distance,
+    kept,
+    same_metrics,
+    vector,
+)
 
 TRAINING = TrainingConfig(epochs=2, batch_size=5, learning_rate=0.1, momentum=0.0, device="cpu")
 
@@ -126,14 +135,6 @@ def test_what_is_no_chain_is_trained_otherwise(modules: list[nn.Module]) -> None
     assert chain_of(modules) is None
 
 
-@dataclasses.dataclass(frozen=True)
-class Counting(MadeUp):
-    """Measures something of its own."""
-
-    def metrics(self, outputs: Any, targets: torch.Tensor) -> dict[str, float]:
-        return {"ones": (targets == 1).float().mean().item()}
-
-
 @pytest.mark.parametrize(("task", "optimiser"), [(MadeUp(), "adam"), (MadeUp(), "adamw"), (Counting(), "sgd")])
 def test_another_optimiser_or_metrics_of_the_tasks_own_are_not_compiled(task: MadeUp, optimiser: Any) -> None:
     program, why = program_for(task, dataclasses.replace(TRAINING, optimiser=optimiser), CPU)
@@ -168,12 +169,6 @@ def test_a_site_whose_classes_the_model_does_not_have_answers_for_itself_and_har
 
 @pytest.mark.usefixtures("stepless")
 def test_a_diverging_site_is_reported_as_it_is_and_harms_no_other() -> None:
-    @dataclasses.dataclass(frozen=True)
-    class OneIsHuge(MadeUp):
-        def train_data(self, site: Site) -> TensorDataset:
-            inputs, targets = super().train_data(site).tensors
-            return TensorDataset(inputs * (1e30 if site.partition_id == 1 else 1), targets)
-
     task = OneIsHuge(make=CHAINS["wide and narrow"]["make"])
     model, jobs = made_up.start_of(task), made_up.jobs_of(task)
     mine = kept(native(task, TRAINING).execute(jobs, model))

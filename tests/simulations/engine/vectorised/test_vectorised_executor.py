@@ -20,7 +20,17 @@ from simulations.engine.vectorised.executor import TOLERANCE
 from simulations.engine.vectorised.program import Kernels, Parameters, program_for
 from simulations.engine.work import Job
 from tests.simulations.engine.vectorised import made_up
-from tests.simulations.engine.vectorised.made_up import CPU, MadeUp, alone, distance, kept, same_metrics, vector
+from tests.simulations.engine.vectorised.made_up import (
+    CPU,
+    Counting,
+    MadeUp,
+    OneIsHuge,
+    alone,
+    distance,
+    kept,
+    same_metrics,
+    vector,
+)
 
 TRAINING = TrainingConfig(epochs=2, batch_size=5, device="cpu")
 
@@ -51,14 +61,6 @@ class Uneven(MadeUp):
         if site.partition_id == 3:
             return TensorDataset(torch.zeros(4, 7), torch.zeros(4, dtype=torch.int64))
         return super().train_data(site)
-
-
-@dataclasses.dataclass(frozen=True)
-class Counting(MadeUp):
-    """Measures something of its own."""
-
-    def metrics(self, outputs: Any, targets: torch.Tensor) -> dict[str, float]:
-        return {"ones": (targets == 1).float().mean().item()}
 
 
 def test_the_width_does_not_decide_what_comes_out() -> None:
@@ -112,12 +114,6 @@ def test_what_a_task_measures_is_measured_for_each_site() -> None:
 
 
 def test_a_diverging_site_is_reported_as_it_is_and_harms_no_other() -> None:
-    @dataclasses.dataclass(frozen=True)
-    class OneIsHuge(MadeUp):
-        def train_data(self, site: Site) -> TensorDataset:
-            inputs, targets = super().train_data(site).tensors
-            return TensorDataset(inputs * (1e30 if site.partition_id == 1 else 1), targets)
-
     task = OneIsHuge(make=lambda: nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)))
     model, jobs = made_up.start_of(task), made_up.jobs_of(task)
     mine = kept(made_up.side_by_side(task, TRAINING).execute(jobs, model))
